@@ -1,0 +1,55 @@
+"""Opsin shows what a vision network sees. Names are imported when they are first used."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from opsin import registry
+
+if TYPE_CHECKING:
+    from opsin.errors import InputError as InputError
+    from opsin.errors import NetworkError as NetworkError
+    from opsin.errors import OpsinError as OpsinError
+    from opsin.images import read as read
+    from opsin.model import Model as Model
+    from opsin.objectives import Objective as Objective
+    from opsin.objectives import channel as channel
+    from opsin.objectives import logit as logit
+    from opsin.objectives import unit as unit
+    from opsin.progress import listening as listening
+    from opsin.report import explain as explain
+    from opsin.results import Gallery as Gallery
+    from opsin.results import Heatmap as Heatmap
+    from opsin.results import Result as Result
+    from opsin.zoo import load as load
+
+_PUBLIC = {
+    "InputError": "errors",
+    "NetworkError": "errors",
+    "OpsinError": "errors",
+    "read": "images",
+    "Model": "model",
+    "Objective": "objectives",
+    "channel": "objectives",
+    "logit": "objectives",
+    "unit": "objectives",
+    "listening": "progress",
+    "explain": "report",
+    "Gallery": "results",
+    "Heatmap": "results",
+    "Result": "results",
+    "load": "zoo",
+}
+
+__all__ = sorted([*_PUBLIC, *registry.names()])  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(importlib.import_module(f"opsin.{_PUBLIC[name]}"), name)
+    if name in registry.names():
+        return registry.get(name).run
+    raise AttributeError(f"module 'opsin' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__]

@@ -1,0 +1,26 @@
+"""What can go wrong, said so that the reader knows what was passed and what would be valid."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class OpsinError(Exception):
+    """Every error that Opsin raises on purpose; the command line prints it and exits with code 2."""
+
+
+class InputError(OpsinError, ValueError):
+    """An argument, a file or a name that cannot be used."""
+
+
+class NetworkError(OpsinError, RuntimeError):
+    """The network itself failed, or is not of the kind that the technique needs."""
+
+
+def unknown(kind: str, name: str, valid: Iterable[str], also: str = "") -> InputError:
+    """The error for a name that is not among the valid ones: it lists the nearest of them."""
+    names = list(valid)
+    lowered = {n.lower(): n for n in reversed(names)}
+    near = [lowered[n] for n in difflib.get_close_matches(name.lower(), lowered, n=5, cutoff=0.4)]
+    listed = near or names[:5]
+    hint = f"; nearest: {', '.join(listed)}" if listed else ""
+    return InputError(f"unknown {kind} {name!r}{hint}{also}")

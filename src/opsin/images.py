@@ -1,0 +1,97 @@
+"""Photos from files: read, turned upright, brought to RGB, resized; never a silent surprise."""
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from opsin.errors import InputError, unknown
+from opsin.model import Model
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"})
+MIN_SIDE = 8  # pixels; below this a photo shows nothing, and resizing it would invent a picture
+BACKGROUND = (255, 255, 255)  # what shows through transparent pixels
+
+
+def read(paths: str | Path | Sequence[str | Path], model: Model) -> Float[Tensor, "n 3 h w"]:
+    """Read photos as the model's training saw them: shorter side to size / crop, then a centre crop.
+
+    Accepts whatever Pillow reads: greyscale, 16-bit, palette, CMYK (through Pillow's plain
+    conversion), transparent (over white) and EXIF-rotated photos; the first frame of an animation.
+
+    Raises `InputError` on a missing, broken, tiny or huge file, naming it.
+    """
+    several = [paths] if isinstance(paths, str | Path) else list(paths)
+    if not several:
+        raise InputError("no photo given")
+    return torch.stack([fit(open_photo(path), model) for path in several])
+
+
+def open_photo(path: str | Path) -> Image.Image:
+    """A photo as upright 8-bit RGB. Raises `InputError` on what cannot be read, saying why."""
+    path = Path(path)
+    if not path.exists():
+        near = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise unknown("file", str(path), near)
+    if path.is_dir():
+        raise InputError(f"{path} is a folder, not a photo")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of odd metadata in photos that it reads well
+            photo = Image.open(path)
+            w, h = photo.size
+            if min(w, h) < MIN_SIDE:
+                raise InputError(f"{path} is {w}x{h} pixels: a photo needs at least {MIN_SIDE} on each side")
+            return _rgb(ImageOps.exif_transpose(photo))
+    except Image.DecompressionBombError as error:
+        raise InputError(f"{path} is too large: {error}") from error
+    except UnidentifiedImageError as error:
+        raise InputError(f"{path} is not an image that Pillow can read") from error
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path} cannot be read: {error}") from error
+
+
+def fit(photo: Image.Image, model: Model) -> Float[Tensor, "3 h w"]:
+    """Resize and centre-crop a photo for the model, in [0, 1]."""
+    height, width = model.size
+    h, w = int(height / model.crop), int(width / model.crop)  # what the crop is the centre of
+    if h * photo.width >= w * photo.height:
+        size = (max(w, int(h * photo.width / photo.height)), h)
+    else:
+        size = (w, max(h, int(w * photo.height / photo.width)))
+    resized = photo.resize(size, Image.Resampling[model.interpolation.upper()])
+    left, top = round((size[0] - width) / 2), round((size[1] - height) / 2)
+    cropped = resized.crop((left, top, left + width, top + height))
+    return torch.from_numpy(np.array(cropped)).permute(2, 0, 1) / 255  # (h, w, 3) bytes -> (3, h, w)
+
+
+def check(images: object) -> None:
+    """Raise `InputError` unless `images` are (n, 3, h, w) floats in [0, 1]."""
+    if not isinstance(images, Tensor):
+        raise InputError(f"images are a tensor (n, 3, h, w) in [0, 1], got {type(images).__name__}: see opsin.read")
+    if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape:
+        raise InputError(f"images are (n, 3, h, w), got {tuple(images.shape)}")
+    if not images.is_floating_point():
+        raise InputError(f"images are floats in [0, 1], got {images.dtype}: divide bytes by 255")
+    low, high = (float(edge) for edge in images.detach().aminmax())
+    if not (low >= 0 and high <= 1):
+        raise InputError(f"images lie in [0, 1], got [{low:.3g}, {high:.3g}]: the model normalises by itself")
+
+
+def _rgb(photo: Image.Image) -> Image.Image:
+    if photo.mode in ("I", "F") or photo.mode.startswith("I;16"):
+        deep = np.asarray(photo, np.float32)
+        top = 65535 if deep.max() > 1 else 1  # Pillow keeps 16-bit greys in these modes; 1 for float photos
+        return Image.fromarray((deep / top * 255).clip(0, 255).round().astype(np.uint8)).convert("RGB")
+    if photo.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in photo.info:
+        layer = photo.convert("RGBA")
+        ground = Image.new("RGBA", layer.size, (*BACKGROUND, 255))
+        return Image.alpha_composite(ground, layer).convert("RGB")
+    return photo.convert("RGB")

@@ -1,0 +1,436 @@
+"""The one place that runs a network."""
+
+import hashlib
+import re
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any, Literal
+from weakref import WeakKeyDictionary
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from opsin.errors import InputError, NetworkError, OpsinError, unknown
+
+Layout = Literal["maps", "maps_last", "tokens", "vector", "other"]
+
+# Prefix tokens (class, distillation, registers) that a token layer may carry before its patches.
+MAX_PREFIX_TOKENS = 8
+POOL = re.compile(r"Pool\w*2d$")
+PASSIVE = re.compile(POOL.pattern + r"|^(Identity|Dropout\w*|DropPath|StochasticDepth|Flatten|Softmax)$")
+
+Capture = Callable[[str, int, Any], Any]  # (layer, which call of it, output) -> output to go on with
+
+_locks: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
+_locks_lock = threading.Lock()
+
+
+class _Stop(BaseException):
+    """Ends a forward behind the last wanted layer."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of one layer in the network's forward, as traced on an image of the model's size.
+
+    `layout` tells how the output lies: `maps` (n, c, h, w), `maps_last` (n, h, w, c), `tokens`
+    (n, prefix + h*w, c), `vector` (n, c) or `other`; `extent` is (h, w) for the first three. `index` counts the
+    layer's calls from 1. A `passive` call only pools, drops or passes on what another layer made.
+    """
+
+    name: str
+    layer: str
+    index: int
+    kind: str
+    shape: tuple[int, ...]
+    layout: Layout
+    extent: tuple[int, int] | None
+    prefix: int
+    passive: bool
+
+
+class Activations(dict[str, Tensor]):
+    """What the wanted layers gave, by name; `"image"` is always among them."""
+
+    def __init__(self, calls: dict[str, Call], size: tuple[int, int]) -> None:
+        super().__init__()
+        self._calls = calls
+        self._size = size
+
+    def maps(self, layer: str) -> Float[Tensor, "n c h w"]:
+        """The activations of `layer` as channel maps, whichever way the network lays them out."""
+        return self.as_maps(self[layer], layer)
+
+    def as_maps(self, values: Tensor, layer: str) -> Float[Tensor, "n c h w"]:
+        """Values of the shape of `layer`'s activations (a gradient, say) as channel maps.
+
+        Raises `NetworkError` where the layer has no spatial extent.
+        """
+        call = self._calls.get(layer)
+        layout = call.layout if call else "other"
+        if layout == "maps" or layer == "image":
+            return values
+        if layout == "maps_last":
+            return values.permute(0, 3, 1, 2)  # (n, h, w, c) -> (n, c, h, w)
+        if call is None or call.extent is None or layout != "tokens":
+            raise NetworkError(f"layer {layer!r} gives {tuple(values.shape)}: no spatial extent to make a map of")
+        height, width = self["image"].shape[-2:]
+        patches = values[:, call.prefix :].transpose(1, 2)  # (n, prefix + h*w, c) -> (n, c, h*w)
+        h = round(call.extent[0] * height / self._size[0])
+        w = round(call.extent[1] * width / self._size[1])
+        if h * w != patches.shape[2]:
+            raise NetworkError(f"layer {layer!r} gives {patches.shape[2]} tokens, which do not tile {h}x{w}")
+        return patches.unflatten(2, (h, w))  # (n, c, h*w) -> (n, c, h, w)
+
+    def channels(self, layer: str) -> Tensor:
+        """The activations of `layer` with the channel in dimension 1: maps, or (n, c) of a vector layer."""
+        return self.as_channels(self[layer], layer)
+
+    def as_channels(self, values: Tensor, layer: str) -> Tensor:
+        """Values of the shape of `layer`'s activations with the channel in dimension 1."""
+        call = self._calls.get(layer)
+        flat = layer == "output" or (call is not None and call.layout == "vector")
+        return values if flat else self.as_maps(values, layer)
+
+
+class Model:
+    """A network with its preprocessing, class names and layer names, and the one way to run it.
+
+    Images are always (n, 3, h, w) in [0, 1]; the network is given (images - mean) / std, in its own
+    dtype and on its own device. A single mean makes a one-channel (grey) input of the mean over RGB.
+
+    `size` is the side (or height, width) that photos are read at, `crop` the share of the resized
+    photo that the centre crop keeps, `labels` the class names in the output's order.
+
+    A compiled network (`torch.compile(net)`) is run uncompiled. Raises `InputError` on a `network`
+    that is no `nn.Module` and on preprocessing of the wrong length.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        size: int | tuple[int, int],
+        labels: Sequence[str] | None = None,
+        name: str | None = None,
+        crop: float = 1.0,
+        interpolation: str = "bicubic",
+    ) -> None:
+        if not isinstance(network, nn.Module):
+            raise InputError(f"a Model takes a torch.nn.Module, got {type(network).__name__}")
+        if not (len(mean) == len(std) and len(mean) in (1, 3)):
+            raise InputError(f"mean and std take 1 or 3 numbers each, got {len(mean)} and {len(std)}")
+        self.network: nn.Module = getattr(network, "_orig_mod", network)
+        self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
+        self.size: tuple[int, int] = (size, size) if isinstance(size, int) else (size[0], size[1])
+        self.labels = tuple(labels) if labels is not None else None
+        self.name = name or type(self.network).__name__
+        self.crop, self.interpolation = crop, interpolation
+        with _locks_lock:
+            self._lock = _locks.setdefault(self.network, threading.RLock())
+        self._fingerprint: tuple[Any, str, bool] | None = None
+        # On CPUs channels_last takes 0.69 to 1.0 of the time (benchmarks/attribution.py)
+        on_cpu = self.device.type == "cpu"
+        self._memory_format = torch.channels_last if on_cpu else torch.contiguous_format
+
+    def __repr__(self) -> str:
+        return f"Model({self.name}, {self.size[0]}x{self.size[1]})"
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network's first parameter lies."""
+        return next((p.device for p in self.network.parameters()), torch.device("cpu"))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the network's first floating-point parameter."""
+        floats = (p.dtype for p in self.network.parameters() if p.is_floating_point())
+        return next(floats, torch.float32)
+
+    def run(
+        self,
+        images: Float[Tensor, "n 3 h w"],
+        layers: Sequence[str] = ("output",),
+        *,
+        start: str | None = None,
+        parameters: bool = False,
+    ) -> Activations:
+        """Run the network and return the activations of `layers`.
+
+        `"output"` is the network's result (of a tuple its first tensor, of an object its `.logits`).
+        Without it the forward stops behind the last wanted layer. `start` names where the graph
+        begins: `"image"`, or a layer, below which nothing is recorded; `None` records nothing.
+        With `parameters` the weights are differentiable too and are returned under their names.
+
+        Activations are as the layer returned them: a later in-place operation does not reach them.
+        The network is left exactly as it was found, whatever is raised; threads may share it.
+
+        Raises `InputError` on an unknown layer, `NetworkError` where the forward fails.
+        """
+        wanted = {(c.layer, c.index): c.name for c in map(self.call, {*layers, start or "image"}) if c}
+        leaf = images.detach().clone() if images.is_inference() else images.detach()
+        leaf = leaf.requires_grad_(start == "image")
+        activations = Activations(self.calls, self.size)
+        activations["image"] = leaf
+
+        def capture(layer: str, index: int, output: Any) -> Any:
+            name = wanted.get((layer, index))
+            if name is None:
+                return None
+            value = _tensor_in(output)
+            if value is None:
+                raise NetworkError(f"layer {name!r} gives no tensor but {type(output).__name__}")
+            kept = value.detach().clone().requires_grad_() if name == start else value.clone()
+            activations[name] = kept
+            if "output" not in layers and activations.keys() >= set(wanted.values()):
+                raise _Stop
+            return _replaced(output, value, kept.clone())
+
+        with self._lock, torch.inference_mode(False), torch.set_grad_enabled(bool(start) or parameters):
+            weights = {n: p.detach().requires_grad_() for n, p in self._parameters()} if parameters else {}
+            result = self._forward(leaf, {layer for layer, _ in wanted}, capture, weights)
+        activations.update(weights)
+        if missed := set(wanted.values()) - activations.keys():
+            raise NetworkError(f"{self.name} did not reach {', '.join(sorted(missed))} on this input")
+        if "output" in layers:
+            output = _tensor_in(result)
+            if output is None:
+                raise NetworkError(f"{self.name} returns no tensor but {type(result).__name__}")
+            activations["output"] = output
+        return activations
+
+    def call(self, name: str) -> Call | None:
+        """The traced call of this name; `None` for `"image"` and `"output"`, which are no layers.
+
+        Raises `InputError` on an unknown name, and on a layer that is called several times without
+        its `#k`: it lists what would be valid.
+        """
+        if name in ("image", "output"):
+            return None
+        if name in self.calls:
+            return self.calls[name]
+        repeated = [call for call in self.calls if call.startswith(f"{name}#")]
+        if repeated:
+            raise InputError(f"layer {name!r} is called {len(repeated)} times; say which: {', '.join(repeated)}")
+        uncalled = name in dict(self.network.named_modules())
+        raise unknown("layer", name, self.calls, " (the forward never calls this module)" if uncalled else "")
+
+    @property
+    def calls(self) -> dict[str, Call]:
+        """Every layer call of a forward, by name, in the order in which they end.
+
+        A layer that is called once goes by its own name; the k-th call of one that is called several
+        times is `name#k`, counted from 1.
+        """
+        return self._traced[0]
+
+    @property
+    def classes(self) -> int | None:
+        """How many classes the output has; `None` where it is not of shape (n, classes)."""
+        shape = self._traced[1]
+        return shape[1] if len(shape) == 2 else None
+
+    @cached_property
+    def _traced(self) -> tuple[dict[str, Call], tuple[int, ...]]:
+        """The calls and the shape of the output, seen on one random image."""
+        found: list[tuple[str, int, tuple[int, ...], bool]] = []
+        pooled: list[Tensor] = []
+        modules = dict(self.network.named_modules())
+
+        def capture(layer: str, index: int, output: Any) -> None:
+            value = _tensor_in(output)
+            if value is not None:
+                kind = type(modules[layer]).__name__
+                if POOL.search(kind):
+                    pooled.append(value)
+                passive = bool(PASSIVE.search(kind)) or any(value is p for p in pooled)
+                found.append((layer, index, tuple(value.shape), passive))
+
+        layers = {name for name in modules if name}
+        with self._lock, torch.inference_mode(False), torch.no_grad():
+            try:
+                output = self._forward(self._noise(), layers, capture, {})
+            except NetworkError:
+                if self._memory_format is torch.contiguous_format:
+                    raise
+                found.clear()  # a network that calls .view() on maps may need them contiguous
+                self._memory_format = torch.contiguous_format
+                output = self._forward(self._noise(), layers, capture, {})
+        times = Counter(layer for layer, *_ in found)
+        calls: dict[str, Call] = {}
+        for layer, index, shape, passive in found:
+            name = f"{layer}#{index}" if times[layer] > 1 else layer
+            layout, extent, prefix = _layout(shape, self.size)
+            kind = type(modules[layer]).__name__
+            calls[name] = Call(name, layer, index, kind, shape, layout, extent, prefix, passive)
+        result = _tensor_in(output)
+        return calls, () if result is None else tuple(result.shape)
+
+    @cached_property
+    def default_layer(self) -> str:
+        """The last layer with a spatial extent on which the output depends.
+
+        Layers that only pool or pass on are no candidates, nor are the linear maps inside attention.
+        In a transformer that reads its class token alone, the patches of the last block reach
+        nothing; the layer found is then the last one whose patches do.
+
+        Raises `NetworkError` where the network has no such layer.
+        """
+        for call in reversed(self.calls.values()):
+            inner = call.layout != "maps" and call.kind.endswith("Linear")
+            if call.passive or inner or call.extent in (None, (1, 1)):
+                continue
+            run = self.run(self._noise(), ("output", call.name), start=call.name)
+            if not run["output"].requires_grad:
+                continue
+            with torch.enable_grad():
+                score = run["output"].flatten(1).amax(1).sum()
+            (gradient,) = torch.autograd.grad(score, run[call.name], allow_unused=True)
+            if gradient is not None and run.as_maps(gradient, call.name).any():
+                return call.name
+        raise NetworkError(f"{self.name} has no layer with a spatial extent before its output")
+
+    @property
+    def fingerprint(self) -> str:
+        """The SHA-256 of all weights and buffers: names, dtypes, shapes and bytes."""
+        return self._weigh()[0]
+
+    @property
+    def finite(self) -> bool:
+        """Whether every weight and buffer is a finite number."""
+        return self._weigh()[1]
+
+    def label(self, index: int) -> str:
+        """The name of class `index`, or `class 12` where there are no names."""
+        known = self.labels is not None and index < len(self.labels)
+        return self.labels[index] if known and self.labels else f"class {index}"
+
+    def probabilities(self, output: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
+        """The softmax of the output; an output that is already a distribution is returned as it is."""
+        output = output.float()
+        is_distribution = bool((output >= 0).all()) and torch.allclose(
+            output.sum(1), torch.ones_like(output[:, 0]), atol=1e-3
+        )
+        return output if is_distribution else output.softmax(1)
+
+    def _weigh(self) -> tuple[str, bool]:
+        with self._lock:
+            state = {k: v for k, v in self.network.state_dict().items() if isinstance(v, Tensor)}
+            key = [(name, t.data_ptr(), t._version) for name, t in state.items()]
+            if self._fingerprint is None or self._fingerprint[0] != key:
+                digest, finite = hashlib.sha256(), True
+                for name, tensor in state.items():
+                    flat = tensor.detach().cpu().contiguous().reshape(-1)
+                    digest.update(f"{name}{flat.dtype}{tuple(tensor.shape)}".encode())
+                    digest.update(flat.view(torch.uint8).numpy())
+                    finite = finite and bool(flat.isfinite().all())
+                self._fingerprint = (key, digest.hexdigest(), finite)
+            return self._fingerprint[1:]
+
+    def _parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        return ((n, p) for n, p in self.network.named_parameters() if p.is_floating_point())
+
+    def _noise(self) -> Float[Tensor, "1 3 h w"]:
+        return torch.rand(1, 3, *self.size, generator=torch.Generator().manual_seed(0)).to(self.device)
+
+    def _forward(self, images: Tensor, layers: set[str], capture: Capture, weights: dict[str, Tensor]) -> Any:
+        """One forward with `capture` behind every call of `layers`; leaves the network as it was."""
+        x = images.mean(1, keepdim=True) if len(self.mean) == 1 else images
+        x = x.to(self.device, self.dtype)
+        mean, std = x.new_tensor(self.mean).view(-1, 1, 1), x.new_tensor(self.std).view(-1, 1, 1)
+        x = ((x - mean) / std).contiguous(memory_format=self._memory_format)
+        counts: Counter[str] = Counter()
+
+        def hook(layer: str, _module: nn.Module, _inputs: Any, output: Any) -> Any:
+            counts[layer] += 1
+            return capture(layer, counts[layer], output)
+
+        with ExitStack() as stack:
+            stack.enter_context(_as_found(self.network))
+            modules = dict(self.network.named_modules()) if layers else {}
+            for layer in layers:
+                stack.callback(modules[layer].register_forward_hook(partial(hook, layer)).remove)
+            try:
+                return functional_call(self.network, weights, (x,)) if weights else self.network(x)
+            except _Stop:
+                return None
+            except (OpsinError, torch.OutOfMemoryError):
+                raise
+            except Exception as error:
+                shape = "x".join(map(str, x.shape))
+                raise NetworkError(f"{self.name} failed on an input of {shape}: {error}") from error
+
+
+@contextmanager
+def _as_found(network: nn.Module) -> Iterator[None]:
+    """Evaluation mode and frozen parameters; flags, buffers and the random state come back at the end."""
+    modules = list(network.modules())
+    training = [m for m in modules if m.training]
+    trainable = [p for p in network.parameters() if p.requires_grad]
+    buffers = [
+        (m, name, b, b._version, b.clone()) for m in modules for name, b in m._buffers.items() if b is not None
+    ]
+    devices = {b.device for b in (*network.parameters(), *network.buffers()) if b.is_cuda}
+    with torch.random.fork_rng(devices):
+        try:
+            for module in training:
+                module.training = False
+            for parameter in trainable:
+                parameter.requires_grad_(False)
+            yield
+        finally:
+            for module in training:
+                module.training = True
+            for parameter in trainable:
+                parameter.requires_grad_(True)
+            for module, name, buffer, version, value in buffers:
+                module._buffers[name] = buffer
+                if buffer._version != version:
+                    with torch.no_grad():
+                        buffer.copy_(value)
+
+
+def _tensor_in(output: Any) -> Tensor | None:
+    """The tensor that a layer's or a network's result is about: itself, its `.logits`, its first."""
+    if isinstance(output, Tensor):
+        return output
+    if isinstance(getattr(output, "logits", None), Tensor):
+        return output.logits  # type: ignore[no-any-return]
+    return next((leaf for leaf in tree_flatten(output)[0] if isinstance(leaf, Tensor)), None)
+
+
+def _replaced(output: Any, old: Tensor, new: Tensor) -> Any:
+    leaves, spec = tree_flatten(output)
+    return tree_unflatten([new if leaf is old else leaf for leaf in leaves], spec)
+
+
+def _layout(shape: tuple[int, ...], size: tuple[int, int]) -> tuple[Layout, tuple[int, int] | None, int]:
+    """How the output of one image of `size` lies, its extent, and its prefix tokens."""
+
+    def tiles(h: int, w: int) -> bool:  # the image's aspect ratio, up to rounding
+        return h <= size[0] and w <= size[1] and abs(h * size[1] - w * size[0]) <= max(size)
+
+    if len(shape) == 2:
+        return "vector", None, 0
+    if not shape or shape[0] != 1:
+        return "other", None, 0
+    if len(shape) == 4 and tiles(shape[2], shape[3]):
+        return "maps", (shape[2], shape[3]), 0
+    if len(shape) == 4 and tiles(shape[1], shape[2]):
+        return "maps_last", (shape[1], shape[2]), 0
+    if len(shape) == 3:
+        for prefix in range(MAX_PREFIX_TOKENS + 1):
+            patches = shape[1] - prefix
+            h = round((max(patches, 0) * size[0] / size[1]) ** 0.5)
+            if h > 1 and patches % h == 0 and tiles(h, patches // h):
+                return "tokens", (h, patches // h), prefix
+    return "other", None, 0

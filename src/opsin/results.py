@@ -1,0 +1,265 @@
+"""What a technique returns: frozen data that draws, saves and loads itself."""
+
+import base64
+import html
+import io
+import json
+import shutil
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, ClassVar, cast
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from opsin import colour
+from opsin.errors import InputError
+
+RECORD = "record.json"
+VALUES = "values.npz"
+
+_notes: ContextVar[list[str] | None] = ContextVar("notes", default=None)
+
+
+def note(text: str) -> None:
+    """Write a line into the record of the technique that is running; without one, nothing happens."""
+    notes = _notes.get()
+    if notes is not None and text not in notes:
+        notes.append(text)
+
+
+@contextmanager
+def noting() -> Iterator[list[str]]:
+    """Collect the notes of the block."""
+    notes: list[str] = []
+    token = _notes.set(notes)
+    try:
+        yield notes
+    finally:
+        _notes.reset(token)
+
+
+@dataclass(frozen=True)
+class Record:
+    """How a result was made: enough to make it again."""
+
+    technique: str
+    paper: str
+    arguments: Mapping[str, Any]
+    model: Mapping[str, Any]
+    versions: Mapping[str, str]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Result(ABC):
+    """Data with the record of how it was made."""
+
+    kinds: ClassVar[dict[str, type["Result"]]] = {}
+    record: Record | None = field(default=None, kw_only=True)
+
+    def __init_subclass__(cls) -> None:
+        Result.kinds[cls.__name__] = cls
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        return all(_equal(getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
+
+    __hash__ = None  # type: ignore[assignment]
+
+    @abstractmethod
+    def pictures(self) -> list[tuple[str, Image.Image]]:
+        """The result as pictures, each with a caption."""
+
+    @abstractmethod
+    def _take_apart(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Arrays and JSON facts, from which `_put_together` makes the same value."""
+
+    @classmethod
+    @abstractmethod
+    def _put_together(cls, arrays: dict[str, Tensor], facts: dict[str, Any]) -> "Result": ...
+
+    def save(self, folder: str | Path) -> Path:
+        """Write pictures (PNG), raw arrays (`values.npz`) and `record.json` into `folder`.
+
+        The folder appears whole or not at all. Raises `InputError` where it cannot be written or
+        holds something that is not a result.
+        """
+        with writing(folder) as place:
+            self.write_into(place)
+        return Path(folder)
+
+    def write_into(self, place: Path) -> None:
+        """Write the files of `save` into an existing folder."""
+        arrays, facts = self._take_apart()
+        for index, (_, picture) in enumerate(self.pictures()):
+            picture.save(place / f"{index:03d}.png")
+        np.savez_compressed(place / VALUES, **cast(Any, {k: v.numpy() for k, v in arrays.items()}))
+        about = {"kind": type(self).__name__, **facts, "record": asdict(self.record) if self.record else None}
+        (place / RECORD).write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+    @staticmethod
+    def load(folder: str | Path) -> "Result":
+        """The result that `save` wrote into `folder`, equal to it."""
+        place = Path(folder)
+        if not (place / RECORD).is_file():
+            raise InputError(f"{place} holds no {RECORD}: not a saved result")
+        facts = json.loads((place / RECORD).read_text("utf-8"))
+        with np.load(place / VALUES, allow_pickle=False) as stored:
+            arrays = {name: torch.from_numpy(stored[name]) for name in stored.files}
+        record = facts.pop("record")
+        facts["record"] = Record(**{**record, "notes": tuple(record["notes"])}) if record else None
+        return Result.kinds[facts.pop("kind")]._put_together(arrays, facts)
+
+    def _repr_html_(self) -> str:
+        title = html.escape(self.record.technique if self.record else type(self).__name__)
+        cells = "".join(
+            f'<figure style="margin:0"><img src="{data_uri(picture)}" style="max-width:224px">'
+            f"<figcaption>{html.escape(caption)}</figcaption></figure>"
+            for caption, picture in self.pictures()
+        )
+        return f'<b>{title}</b><div style="display:flex;flex-wrap:wrap;gap:8px">{cells}</div>'
+
+
+@dataclass(frozen=True, eq=False)
+class Heatmap(Result):
+    """One map an image, raw: the sign and the unit of the technique's formula are kept.
+
+    `values` may be coarser than `images` (a layer's resolution). `signed` maps have a neutral zero;
+    `overlay` maps are drawn over the photo. `extras` are further arrays that the technique gives.
+    """
+
+    values: Float[Tensor, "n c h w"]
+    images: Float[Tensor, "n 3 H W"]
+    signed: bool
+    overlay: bool
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "values", _plain(self.values))
+        object.__setattr__(self, "images", _plain(self.images))
+        object.__setattr__(self, "extras", {name: _plain(extra) for name, extra in self.extras.items()})
+
+    def upsampled(self) -> Float[Tensor, "n c H W"]:
+        """The values at the images' resolution, bilinear."""
+        return interpolate(self.values, self.images.shape[-2:], mode="bilinear", align_corners=False)
+
+    def pictures(self) -> list[tuple[str, Image.Image]]:
+        """One picture an image."""
+        drawn = []
+        for index, (values, image) in enumerate(zip(self.upsampled(), self.images, strict=True)):
+            photo = image if self.overlay else None
+            drawn.append((f"image {index}", colour.heat(values, signed=self.signed, photo=photo)))
+        return drawn
+
+    def _take_apart(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        extras = {f"extra_{name}": value for name, value in self.extras.items()}
+        arrays = {"values": self.values, "images": self.images, **extras}
+        return arrays, {"signed": self.signed, "overlay": self.overlay}
+
+    @classmethod
+    def _put_together(cls, arrays: dict[str, Tensor], facts: dict[str, Any]) -> "Heatmap":
+        values, images = arrays.pop("values"), arrays.pop("images")
+        return cls(values, images, extras={k.removeprefix("extra_"): v for k, v in arrays.items()}, **facts)
+
+
+@dataclass(frozen=True, eq=False)
+class Panel:
+    """Tiles that are looked at together, on one colour scale; `group` is what several panels share."""
+
+    group: str
+    title: str
+    caption: str
+    values: Float[Tensor, "k c h w"]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "values", _plain(self.values))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Panel) and all(
+            _equal(getattr(self, f.name), getattr(other, f.name)) for f in fields(self)
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def picture(self) -> Image.Image:
+        """The tiles as one grid: three channels in colour, one on the signed scale, zero in the middle."""
+        return colour.grid(self.values)
+
+
+@dataclass(frozen=True, eq=False)
+class Gallery(Result):
+    """Pictures with captions, in groups."""
+
+    panels: tuple[Panel, ...]
+
+    def pictures(self) -> list[tuple[str, Image.Image]]:
+        """One picture a panel."""
+        return [(f"{p.group} {p.title} {p.caption}".strip(), p.picture()) for p in self.panels]
+
+    def _take_apart(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        arrays = {f"{index:05d}": panel.values for index, panel in enumerate(self.panels)}
+        return arrays, {"panels": [[p.group, p.title, p.caption] for p in self.panels]}
+
+    @classmethod
+    def _put_together(cls, arrays: dict[str, Tensor], facts: dict[str, Any]) -> "Gallery":
+        texts = facts.pop("panels")
+        panels = [Panel(*text, arrays[f"{index:05d}"]) for index, text in enumerate(texts)]
+        return cls(tuple(panels), **facts)
+
+
+def data_uri(picture: Image.Image) -> str:
+    """The picture as a PNG inside a `data:` address, for a page that needs no other file."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+@contextmanager
+def writing(folder: str | Path) -> Iterator[Path]:
+    """A folder to fill that takes the place of `folder` at the end, or vanishes on an error.
+
+    Raises `InputError` where it cannot be written, or where `folder` holds files that Opsin did not make.
+    """
+    target = Path(folder).absolute()
+    if target.exists() and not (target.is_dir() and (not any(target.iterdir()) or (target / RECORD).is_file())):
+        raise InputError(f"{folder} exists and is no result of Opsin's: choose another output folder")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    except OSError as error:
+        raise InputError(f"cannot write to {folder}: {error.strerror}") from error
+    try:
+        yield fresh
+        fresh.chmod(0o755)
+        if target.exists():
+            shutil.rmtree(target)
+        fresh.rename(target)
+    except OSError as error:
+        raise InputError(f"cannot write to {folder}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _plain(values: Tensor) -> Tensor:
+    """On the CPU, without a graph, in a dtype that NumPy has."""
+    values = values.detach().cpu().contiguous()
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return a.dtype == b.dtype and a.shape == b.shape and np.array_equal(a.numpy(), b.numpy(), equal_nan=a.is_floating_point())
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        return a.keys() == b.keys() and all(_equal(a[k], b[k]) for k in a)
+    return bool(a == b)

@@ -1,0 +1,118 @@
+"""What a rectifier does in the backward pass.
+
+A rule acts on the autograd graph of one forward, not on modules, so that every spelling of a
+rectifier is seen and the network is not touched. Rectifiers are the functions with one kink at
+zero, whose slope below zero is smaller than above: ReLU, ReLU6, clamp and threshold at zero, maximum with
+zero, LeakyReLU, PReLU and RReLU. Every other activation (SiLU, GELU, hardswish, ELU, softplus, ...)
+keeps its own derivative, and the result's record names it.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import Node
+
+from opsin.errors import NetworkError
+from opsin.results import note
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A backward rule R_in = gate * signal(R_out), without the gate where `gated` is false.
+
+    R_out is the signal that arrives at the rectifier's output, gate its own derivative.
+    """
+
+    name: str
+    signal: Callable[[Tensor], Tensor]
+    gated: bool
+
+
+deconvnet = Rule("deconvnet", torch.relu, gated=False)
+guided = Rule("guided", torch.relu, gated=True)
+
+
+def _zero(bound: Any) -> bool:
+    return not bool(bound.any()) if isinstance(bound, Tensor) else bound is not None and bound == 0
+
+
+RECTIFIERS: dict[str, Callable[[Any], bool]] = {
+    "ReluBackward": lambda node: True,
+    "HardtanhBackward": lambda node: _zero(node._saved_min_val),
+    "ClampBackward": lambda node: _zero(node._saved_min),
+    "ClampMinBackward": lambda node: _zero(node._saved_min),
+    "ThresholdBackward": lambda node: _zero(node._saved_threshold),
+    "MaximumBackward": lambda node: _zero(node._saved_other),
+    "LeakyReluBackward": lambda node: True,
+    "PreluKernelBackward": lambda node: True,
+    "RreluWithNoiseBackward": lambda node: True,
+}
+OTHER_ACTIVATIONS = ("Elu", "Celu", "Gelu", "Silu", "Mish", "Hardswish", "Softplus", "LogSigmoid", "Tanh")
+# Nodes behind which operations, rectifiers among them, are hidden from the graph.
+OPAQUE = ("CompiledFunction", "CheckpointFunction", "torch::jit")
+
+
+@contextmanager
+def applied(rule: Rule, roots: Iterable[Tensor]) -> Iterator[None]:
+    """Within the block, backward passes through the graph below `roots` follow `rule`.
+
+    Raises `NetworkError` where the rule meets no rectifier (the answer would silently be the plain
+    gradient) and where part of the graph is hidden (compiled, scripted or checkpointed networks).
+    """
+    met: Counter[str] = Counter()
+    others: Counter[str] = Counter()
+    with ExitStack() as stack:
+        for node in _nodes(root.grad_fn for root in roots):
+            name = node.name()
+            kind = name.rstrip("0123456789")
+            if name.startswith(OPAQUE):
+                raise NetworkError(
+                    f"the {rule.name} rule cannot see inside {name}: run the network uncompiled, "
+                    "unscripted and without gradient checkpointing"
+                )
+            if kind in RECTIFIERS and RECTIFIERS[kind](node):
+                met[kind.removesuffix("Backward")] += 1
+                stack.callback(_hooked(node, rule).remove)
+            elif kind.removesuffix("Backward") in OTHER_ACTIVATIONS:
+                others[kind.removesuffix("Backward")] += 1
+        if not met:
+            seen = f"; it saw {_listed(others)}" if others else ""
+            raise NetworkError(
+                f"the {rule.name} rule met no rectifier between the target and the image{seen}: "
+                "the answer would be the plain gradient (use saliency for that)"
+            )
+        note(f"the {rule.name} rule acted on {_listed(met)}")
+        if others:
+            note(f"kept their own derivative: {_listed(others)}")
+        yield
+
+
+def _hooked(node: Node, rule: Rule) -> Any:
+    if rule.gated:
+        return node.register_prehook(lambda gradients: (rule.signal(gradients[0]), *gradients[1:]))
+
+    def ungated(inputs: tuple[Any, ...], outputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (rule.signal(outputs[0]), *inputs[1:])
+
+    return node.register_hook(ungated)  # type: ignore[arg-type]
+
+
+def _nodes(starts: Iterable[Node | None]) -> Iterator[Node]:
+    todo = [node for node in starts if node is not None]
+    seen = set(todo)  # holds the nodes, so that their Python identity lasts
+    while todo:
+        node = todo.pop()
+        yield node
+        for below, _ in node.next_functions:
+            if below is not None and below not in seen:
+                seen.add(below)
+                todo.append(below)
+
+
+def _listed(counts: Counter[str]) -> str:
+    return ", ".join(f"{name} ×{count}" for name, count in sorted(counts.items()))

@@ -1,0 +1,1 @@
+"""One technique a file; the file has the function's name."""

@@ -1,0 +1,46 @@
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from opsin import rules
+from opsin.errors import InputError
+from opsin.gradients import derivative
+from opsin.model import Model
+from opsin.registry import Target, technique
+from opsin.results import Heatmap, note
+
+
+@technique(
+    paper="Zeiler, Fergus: Visualizing and Understanding Convolutional Networks, 2013 (arXiv:1311.2901)",
+    reading="What in the photo made the unit fire: its activation, carried back to the pixels.",
+    cost=3,
+)
+def deconvnet(model: Model, images: Float[Tensor, "n 3 h w"], target: Target = None) -> Heatmap:
+    """One unit's activation projected back to the pixels: unpool, rectify, transposed filters.
+
+    All activations of the target's layer but one are set to zero. Going down, each max-pooling puts
+    the signal where its maximum was (the switches), R_in = max(R_out, 0) at each rectifier, and each
+    convolution applies its transposed filters. Signed, in units of the activation.
+
+    The unit kept is the target's; of a channel, the one where it is strongest in each image; of a
+    class, its score before the softmax. A unit that does not fire projects to zero, which is noted.
+    Batch normalisation, which the paper's network lacks, and its contrast normalisation pass back
+    their derivative.
+    Raises `InputError` on a target that weighs several channels, `NetworkError` without rectifiers.
+    """
+    if len(target.layers) != 1:
+        raise InputError(f"deconvnet projects one unit of one layer, not {target.name!r}: see guided_backprop")
+    (layer,) = target.layers
+    run = model.run(images, (layer,), start="image")
+    weights = derivative(target.score(run), run[layer], target, again=True)
+    by_channel = run.as_channels(weights, layer).flatten(2) if weights.ndim > 2 else weights[..., None]
+    if ((by_channel != 0).any(2).sum(1) > 1).any():
+        raise InputError(f"deconvnet projects one unit, {target.name!r} weighs several: see guided_backprop")
+    kept, weights = run[layer].detach().flatten(1), weights.flatten(1)
+    chosen = (kept * weights).masked_fill(weights == 0, -torch.inf).argmax(1, keepdim=True)
+    signal = torch.zeros_like(kept).scatter(1, chosen, kept.gather(1, chosen).clamp(min=0))
+    for index in (signal == 0).all(1).nonzero().flatten().tolist():
+        note(f"image {index}: the unit does not fire, nothing is projected")
+    with rules.applied(rules.deconvnet, [run[layer]]):
+        (projection,) = torch.autograd.grad(run[layer], run["image"], signal.view_as(run[layer]))
+    return Heatmap(projection, images, signed=True, overlay=False)

@@ -1,0 +1,50 @@
+from typing import Annotated
+
+from torch import nn
+
+from opsin.errors import NetworkError, unknown
+from opsin.model import Model
+from opsin.registry import Arg, technique
+from opsin.results import Gallery, Panel
+
+
+@technique(
+    paper="Krizhevsky, Sutskever, Hinton: ImageNet Classification with Deep Convolutional Neural Networks, 2012, fig. 3",
+    reading="The patterns that the layer multiplies with: edges and colours in a first layer. Grey (white) is zero.",
+    cost=0,
+)
+def filters(
+    model: Model,
+    layer: Annotated[str | None, Arg("layer with convolution weights; the first one by default")] = None,
+    count: Annotated[int, Arg("how many filters to show", least=1)] = 64,
+) -> Gallery:
+    """The weights of a layer as pictures.
+
+    A layer on three channels gives one panel with a coloured tile a filter, (k, 3, kh, kw); a deeper
+    one gives a panel a filter, with a tile for each of its input channels, (c, 1, kh, kw). All share
+    one unit, the weight's; every panel has its own signed scale with zero in the middle.
+
+    Raises `InputError` on an unknown layer, `NetworkError` on one without convolution weights.
+    """
+    modules = dict(model.network.named_modules())
+    spatial = [name for name, module in modules.items() if _is_spatial(module)]
+    if not spatial:
+        raise NetworkError(f"{model.name} has no layer with convolution weights")
+    name = spatial[0] if layer is None else layer.split("#")[0]
+    if name not in modules:
+        raise unknown("layer", name, spatial)
+    if name not in spatial:
+        kind = type(modules[name]).__name__
+        raise NetworkError(f"layer {name!r} ({kind}) has no convolution weights; these have: {', '.join(spatial[:8])}")
+    weight = modules[name].get_parameter("weight").detach().float()  # (out, in, kh, kw)
+    shown = weight[:count]
+    about = f"{len(shown)} of {len(weight)} filters, {'×'.join(map(str, weight.shape[1:]))}"
+    if weight.shape[1] == 3:
+        return Gallery((Panel(name, "filters", about, shown),))
+    tiles = ((index, one[:, None]) for index, one in enumerate(shown))  # (in, kh, kw) -> (in, 1, kh, kw)
+    return Gallery(tuple(Panel(name, f"filter {index}", about, tile) for index, tile in tiles))
+
+
+def _is_spatial(module: nn.Module) -> bool:
+    weight = getattr(module, "weight", None)
+    return isinstance(weight, nn.Parameter) and weight.ndim == 4

@@ -1,0 +1,35 @@
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from opsin.gradients import derivative, maps_and_gradient
+from opsin.model import Model
+from opsin.registry import Layer, Target, technique
+from opsin.results import Heatmap
+from opsin.rules import applied, guided
+from opsin.techniques.grad_cam import weighted_maps
+
+
+@technique(
+    paper="Selvaraju et al.: Grad-CAM, 2017 (arXiv:1610.02391), section 3.3",
+    reading="Guided backpropagation's detail where Grad-CAM says that the target is.",
+    cost=3,
+)
+def guided_grad_cam(
+    model: Model, images: Float[Tensor, "n 3 h w"], target: Target = None, layer: Layer = None
+) -> Heatmap:
+    """Guided backpropagation times Grad-CAM, upsampled bilinearly to the image.
+
+    G(c, i, j) = guided(c, i, j) · up(L)(i, j), from one forward: the plain gradient goes back to the
+    layer, the guided one to the image. Signed.
+
+    Raises what `grad_cam` and `guided_backprop` raise.
+    """
+    run = model.run(images, (*target.layers, layer), start="image")
+    scores = target.score(run)
+    plain = derivative(scores, run[layer], target, again=True)
+    heat = weighted_maps(*maps_and_gradient(run, layer, plain)).relu()
+    with applied(guided, [run[name] for name in target.layers]):
+        detail = derivative(scores, run["image"], target)
+    wide = interpolate(heat.to(detail), images.shape[-2:], mode="bilinear", align_corners=False)
+    return Heatmap(detail * wide, images, signed=True, overlay=False)

