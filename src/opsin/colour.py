@@ -8,15 +8,17 @@ from PIL import Image
 from torch import Tensor
 
 # Anchors of the scales, evenly spaced, interpolated linearly in sRGB.
-SEQUENTIAL = [(0, 0, 4), (40, 11, 84), (101, 21, 110), (159, 42, 99), (212, 72, 66), (245, 125, 21), (250, 193, 39), (252, 255, 164)]  # fmt: skip
-DIVERGING = [(5, 48, 97), (33, 102, 172), (103, 169, 207), (209, 229, 240), (247, 247, 247), (253, 219, 199), (239, 138, 98), (178, 24, 43), (103, 0, 31)]  # fmt: skip
-# Single pixels of a gradient are far larger than the rest: values above this quantile saturate. Found by trial.
+SEQUENTIAL = "000004 280b54 65156e 9f2a63 d44842 f57d15 fac127 fcffa4"
+DIVERGING = "053061 2166ac 67a9cf d1e5f0 f7f7f7 fddbc7 ef8a62 b2182b 67001f"
+# Single pixels of a gradient dwarf the rest: values above this quantile saturate. Found by trial.
 SATURATION = 0.995
-# How much of an overlay is heat where the map is at its peak, and of grey photo where it is zero. Found by trial.
-OPACITY = 0.8
-TILE_GAP = 1
-MIN_TILE = 12
-MAX_GRID = 960
+# Overlays, found by trial: the heat's share where the map peaks, where its scale begins (the dark end would
+# look like shadow), and how much of the photo's own colour stays beside it.
+OPACITY = 0.85
+FAINTEST = 0.3
+COLOURFULNESS = 0.3
+TILE_GAP = 1  # pixels between the tiles of a grid
+GRID_WIDTH = 320  # pixels: small tiles are enlarged by whole factors until a grid is about this wide
 
 
 def heat(
@@ -30,12 +32,12 @@ def heat(
     if values.shape[0] == 3:
         return Image.fromarray(_bytes(0.5 + values / (2 * _scale(values))))
     single = (values / (_peak(values) if photo is not None else _scale(values)))[0].clamp(-1, 1)
-    painted = _painted(single, signed)
     if photo is None:
-        return Image.fromarray(painted)
-    strength = OPACITY * single.abs().sqrt()[..., None].numpy() if signed else OPACITY * single.clamp(min=0)[..., None].numpy()
-    grey = photo.cpu().float().mean(0, keepdim=True)
-    faded = _bytes(0.35 * photo.cpu().float() + 0.65 * grey)  # colours step back so that the heat is read
+        return Image.fromarray(_painted(single, signed))
+    painted = _painted(single if signed else FAINTEST + (1 - FAINTEST) * single, signed)
+    strength = OPACITY * (single.abs() if signed else single.clamp(min=0))[..., None].numpy()
+    colours = photo.cpu().float()
+    faded = _bytes(COLOURFULNESS * colours + (1 - COLOURFULNESS) * colours.mean(0, keepdim=True))
     return Image.fromarray((faded * (1 - strength) + painted * strength).round().astype(np.uint8))
 
 
@@ -52,7 +54,7 @@ def grid(tiles: Float[Tensor, "k c h w"]) -> Image.Image:
     painted = [_bytes(0.5 + t / 2) if len(t) == 3 else _painted(t[0], signed=True) for t in tiles]
     columns = int(np.ceil(np.sqrt(k * h / w)))
     rows = int(np.ceil(k / columns))
-    zoom = max(1, min(int(np.ceil(MIN_TILE / min(h, w))), MAX_GRID // max(1, columns * w)))
+    zoom = max(1, GRID_WIDTH // max(columns * w, rows * h))
     high, wide = h * zoom + TILE_GAP, w * zoom + TILE_GAP
     sheet = np.full((rows * high + TILE_GAP, columns * wide + TILE_GAP, 3), 128, np.uint8)
     for index, tile in enumerate(painted):
@@ -63,7 +65,7 @@ def grid(tiles: Float[Tensor, "k c h w"]) -> Image.Image:
 
 def _painted(values: Float[Tensor, "h w"], signed: bool) -> UInt8[np.ndarray, "h w 3"]:
     """Values in [-1, 1] (signed) or [0, 1] through the colour scale."""
-    anchors = np.array(DIVERGING if signed else SEQUENTIAL, np.float32)
+    anchors = np.array([list(bytes.fromhex(rgb)) for rgb in (DIVERGING if signed else SEQUENTIAL).split()])
     place = ((values + 1) / 2 if signed else values.clamp(min=0)).numpy() * (len(anchors) - 1)
     steps = np.arange(len(anchors))
     return np.stack([np.interp(place, steps, anchors[:, i]) for i in range(3)], -1).round().astype(np.uint8)

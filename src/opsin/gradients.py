@@ -9,7 +9,7 @@ from torch import Tensor
 from opsin.errors import InputError, NetworkError
 from opsin.model import Activations, Model
 from opsin.objectives import Objective
-from opsin.results import note
+from opsin.results import CAUTION, note
 from opsin.rules import Rule, applied
 
 
@@ -24,7 +24,7 @@ def image_gradient(
 
 def layer_gradient(
     model: Model, images: Float[Tensor, "n 3 h w"], target: Objective, layer: str
-) -> tuple[Float[Tensor, "n c h w"], Float[Tensor, "n c h w"], Activations]:
+) -> tuple[Float[Tensor, "n c rows columns"], Float[Tensor, "n c rows columns"], Activations]:
     """A layer's maps A, ∂S/∂A, and the run. Nothing is recorded below the layer.
 
     Raises `NetworkError` where the layer has no spatial extent.
@@ -42,7 +42,7 @@ def maps_and_gradient(
     if maps.shape[-2:] == (1, 1):
         raise NetworkError(f"layer {layer!r} is 1x1 here: no spatial extent to make a map of")
     for index in (gradient == 0).flatten(1).all(1).nonzero().flatten().tolist():
-        note(f"image {index}: the target does not depend on {layer}, its map is zero")
+        note(f"{CAUTION}image {index}: the target does not depend on {layer}, its map is zero")
     return maps, gradient
 
 

@@ -43,11 +43,13 @@ def open_photo(path: str | Path) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of odd metadata in photos that it reads well
-            photo = Image.open(path)
-            w, h = photo.size
-            if min(w, h) < MIN_SIDE:
-                raise InputError(f"{path} is {w}x{h} pixels: a photo needs at least {MIN_SIDE} on each side")
-            return _rgb(ImageOps.exif_transpose(photo))
+            with Image.open(path) as photo:
+                w, h = photo.size
+                if min(w, h) < MIN_SIDE:
+                    raise InputError(
+                        f"{path} is {w}x{h} pixels: a photo needs at least {MIN_SIDE} on each side"
+                    )
+                return _rgb(ImageOps.exif_transpose(photo))
     except Image.DecompressionBombError as error:
         raise InputError(f"{path} is too large: {error}") from error
     except UnidentifiedImageError as error:
@@ -75,7 +77,9 @@ def fit(photo: Image.Image, model: Model) -> Float[Tensor, "3 h w"]:
 def check(images: object) -> None:
     """Raise `InputError` unless `images` are (n, 3, h, w) floats in [0, 1]."""
     if not isinstance(images, Tensor):
-        raise InputError(f"images are a tensor (n, 3, h, w) in [0, 1], got {type(images).__name__}: see opsin.read")
+        raise InputError(
+            f"images are a tensor (n, 3, h, w) in [0, 1], got {type(images).__name__}: see opsin.read"
+        )
     if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape:
         raise InputError(f"images are (n, 3, h, w), got {tuple(images.shape)}")
     if not images.is_floating_point():

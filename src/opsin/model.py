@@ -41,8 +41,8 @@ class Call:
     """One call of one layer in the network's forward, as traced on an image of the model's size.
 
     `layout` tells how the output lies: `maps` (n, c, h, w), `maps_last` (n, h, w, c), `tokens`
-    (n, prefix + h*w, c), `vector` (n, c) or `other`; `extent` is (h, w) for the first three. `index` counts the
-    layer's calls from 1. A `passive` call only pools, drops or passes on what another layer made.
+    (n, prefix + h*w, c), `vector` (n, c) or `other`; `extent` is (h, w) for the first three. `index`
+    counts the layer's calls from 1. A `passive` call only pools, drops or passes on what another layer made.
     """
 
     name: str
@@ -80,14 +80,16 @@ class Activations(dict[str, Tensor]):
         if layout == "maps_last":
             return values.permute(0, 3, 1, 2)  # (n, h, w, c) -> (n, c, h, w)
         if call is None or call.extent is None or layout != "tokens":
-            raise NetworkError(f"layer {layer!r} gives {tuple(values.shape)}: no spatial extent to make a map of")
+            raise NetworkError(
+                f"layer {layer!r} gives {tuple(values.shape)}: no spatial extent to make a map of"
+            )
         height, width = self["image"].shape[-2:]
         patches = values[:, call.prefix :].transpose(1, 2)  # (n, prefix + h*w, c) -> (n, c, h*w)
         h = round(call.extent[0] * height / self._size[0])
         w = round(call.extent[1] * width / self._size[1])
         if h * w != patches.shape[2]:
             raise NetworkError(f"layer {layer!r} gives {patches.shape[2]} tokens, which do not tile {h}x{w}")
-        return patches.unflatten(2, (h, w))  # (n, c, h*w) -> (n, c, h, w)
+        return patches.reshape(*patches.shape[:2], h, w)  # (n, c, h*w) -> (n, c, h, w)
 
     def channels(self, layer: str) -> Tensor:
         """The activations of `layer` with the channel in dimension 1: maps, or (n, c) of a vector layer."""
@@ -193,9 +195,10 @@ class Model:
             activations[name] = kept
             if "output" not in layers and activations.keys() >= set(wanted.values()):
                 raise _Stop
-            return _replaced(output, value, kept.clone())
+            return _replaced(output, value, kept.clone()) if record else None
 
-        with self._lock, torch.inference_mode(False), torch.set_grad_enabled(bool(start) or parameters):
+        record = start is not None or parameters
+        with self._lock, torch.inference_mode(False), torch.set_grad_enabled(record):
             weights = {n: p.detach().requires_grad_() for n, p in self._parameters()} if parameters else {}
             result = self._forward(leaf, {layer for layer, _ in wanted}, capture, weights)
         activations.update(weights)
@@ -220,7 +223,9 @@ class Model:
             return self.calls[name]
         repeated = [call for call in self.calls if call.startswith(f"{name}#")]
         if repeated:
-            raise InputError(f"layer {name!r} is called {len(repeated)} times; say which: {', '.join(repeated)}")
+            raise InputError(
+                f"layer {name!r} is called {len(repeated)} times; say which: {', '.join(repeated)}"
+            )
         uncalled = name in dict(self.network.named_modules())
         raise unknown("layer", name, self.calls, " (the forward never calls this module)" if uncalled else "")
 
@@ -331,7 +336,7 @@ class Model:
                 for name, tensor in state.items():
                     flat = tensor.detach().cpu().contiguous().reshape(-1)
                     digest.update(f"{name}{flat.dtype}{tuple(tensor.shape)}".encode())
-                    digest.update(flat.view(torch.uint8).numpy())
+                    digest.update(flat.view(torch.uint8).numpy().data)
                     finite = finite and bool(flat.isfinite().all())
                 self._fingerprint = (key, digest.hexdigest(), finite)
             return self._fingerprint[1:]
@@ -377,7 +382,10 @@ def _as_found(network: nn.Module) -> Iterator[None]:
     training = [m for m in modules if m.training]
     trainable = [p for p in network.parameters() if p.requires_grad]
     buffers = [
-        (m, name, b, b._version, b.clone()) for m in modules for name, b in m._buffers.items() if b is not None
+        (m, name, b, b._version, b.clone())
+        for m in modules
+        for name, b in m._buffers.items()
+        if b is not None
     ]
     devices = {b.device for b in (*network.parameters(), *network.buffers()) if b.is_cuda}
     with torch.random.fork_rng(devices):

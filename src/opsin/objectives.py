@@ -63,7 +63,9 @@ class Objective:
     def __neg__(self) -> "Objective":
         return -1.0 * self
 
-    def _with(self, other: "Objective", sign: str, combine: Callable[[Tensor, Tensor], Tensor]) -> "Objective":
+    def _with(
+        self, other: "Objective", sign: str, combine: Callable[[Tensor, Tensor], Tensor]
+    ) -> "Objective":
         right = other._bracketed() if sign == " - " else other.name
         return Objective(
             self.name + sign + right,
@@ -82,7 +84,9 @@ def logit(index: int, name: str | None = None) -> Objective:
     def score(activations: Activations) -> Tensor:
         output = _classes(activations)
         if not 0 <= index < output.shape[1]:
-            raise InputError(f"class {index} does not exist: the output has classes 0 to {output.shape[1] - 1}")
+            raise InputError(
+                f"class {index} does not exist: the output has classes 0 to {output.shape[1] - 1}"
+            )
         return output[:, index]
 
     return Objective(name or str(index), ("output",), score)
@@ -185,9 +189,9 @@ def _atom(text: str, model: Model) -> Objective:
         if match["row"] is None:
             return channel(layer, index)
         return unit(layer, index, int(match["row"]), int(match["column"]))
-    index = _class_index(text, model, strict=True)
-    assert index is not None
-    return logit(index, _class_name(index, model))
+    found = _class_index(text, model, strict=True)
+    assert found is not None
+    return logit(found, _class_name(found, model))
 
 
 def _class_name(index: int, model: Model) -> str:

@@ -36,7 +36,9 @@ class Arg:
     most: float | None = None
 
 
-Target = Annotated[Any, Arg("class name or index, layer:channel, layer:channel@row,column, or a sum", "target")]
+Target = Annotated[
+    Any, Arg("class name or index, layer:channel, layer:channel@row,column, or a sum", "target")
+]
 Layer = Annotated[Any, Arg("layer by name, as `opsin layers` lists them", "layer")]
 
 
@@ -67,7 +69,7 @@ class Technique:
     run: Callable[..., Any]
     paper: str
     reading: str
-    cost: float
+    cost: int
     dear: bool
     takes_images: bool
     parameters: Mapping[str, Parameter]
@@ -79,7 +81,7 @@ class Technique:
 
 
 def technique(
-    *, paper: str, reading: str, cost: float, dear: bool = False
+    *, paper: str, reading: str, cost: int, dear: bool = False
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Register a function `(model, images, ...)` or `(model, ...)` that returns a `Result`."""
 
@@ -100,6 +102,7 @@ def technique(
     return register
 
 
+@functools.cache
 def names() -> dict[str, str]:
     """Every technique's name and first sentence, read without importing it (that would import torch)."""
     found = {}
@@ -129,20 +132,24 @@ def _parameter(parameter: inspect.Parameter) -> Parameter:
     return Parameter(parameter.name, kind, parameter.default, arg)
 
 
-def _run(about: Technique, function: Callable[..., Any], signature: inspect.Signature, args: Any, kwargs: Any) -> Any:
+def _run(
+    about: Technique, function: Callable[..., Any], signature: inspect.Signature, args: Any, kwargs: Any
+) -> Any:
     import torch
 
     from opsin import images as photos
     from opsin.model import Model
     from opsin.objectives import resolve
-    from opsin.results import Record, note, noting
+    from opsin.results import CAUTION, Record, note, noting
 
     bound = signature.bind(*args, **kwargs)
     bound.apply_defaults()
     given = bound.arguments
     model = given["model"]
     if not isinstance(model, Model):
-        raise InputError(f"{about.name} takes an opsin.Model first, got {type(model).__name__}: see opsin.load")
+        raise InputError(
+            f"{about.name} takes an opsin.Model first, got {type(model).__name__}: see opsin.load"
+        )
     arguments: dict[str, Any] = {}
     if about.takes_images:
         photos.check(given["images"])
@@ -160,11 +167,12 @@ def _run(about: Technique, function: Callable[..., Any], signature: inspect.Sign
             arguments[name] = value
         else:
             _check(about.name, parameter, value)
+            value = float(value) if parameter.type is float else value
             arguments[name] = value
         given[name] = value
     with torch.inference_mode(False), torch.enable_grad(), noting() as notes:
         if not model.finite:
-            note("the network's weights hold NaN or infinite numbers: so may the values here")
+            note(f"{CAUTION}the network's weights hold NaN or infinite numbers: so may the values here")
         result = function(*bound.args, **bound.kwargs)
     facts = {"name": model.name, "sha256": model.fingerprint, "size": list(model.size)}
     record = Record(about.name, about.paper, arguments, facts, _versions(), tuple(notes))
@@ -175,7 +183,9 @@ def _check(name: str, parameter: Parameter, value: Any) -> None:
     kind, arg = parameter.type, parameter.arg
     if parameter.choices:
         if value not in parameter.choices:
-            raise InputError(f"{name}: {parameter.name} is one of {', '.join(parameter.choices)}, not {value!r}")
+            raise InputError(
+                f"{name}: {parameter.name} is one of {', '.join(parameter.choices)}, not {value!r}"
+            )
         return
     numeric = (int, float) if kind is float else kind
     if not isinstance(value, numeric) or (isinstance(value, bool) and kind is not bool):

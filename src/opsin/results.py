@@ -27,11 +27,16 @@ from opsin.errors import InputError
 RECORD = "record.json"
 VALUES = "values.npz"
 
+CAUTION = "Caution: "
+
 _notes: ContextVar[list[str] | None] = ContextVar("notes", default=None)
 
 
 def note(text: str) -> None:
-    """Write a line into the record of the technique that is running; without one, nothing happens."""
+    """Write a line into the record of the technique that is running; without one, nothing happens.
+
+    A line that begins with `CAUTION` stands beside the picture on the page.
+    """
     notes = _notes.get()
     if notes is not None and text not in notes:
         notes.append(text)
@@ -214,7 +219,7 @@ class Gallery(Result):
     @classmethod
     def _put_together(cls, arrays: dict[str, Tensor], facts: dict[str, Any]) -> "Gallery":
         texts = facts.pop("panels")
-        panels = [Panel(*text, arrays[f"{index:05d}"]) for index, text in enumerate(texts)]
+        panels = [Panel(g, t, c, arrays[f"{index:05d}"]) for index, (g, t, c) in enumerate(texts)]
         return cls(tuple(panels), **facts)
 
 
@@ -232,7 +237,9 @@ def writing(folder: str | Path) -> Iterator[Path]:
     Raises `InputError` where it cannot be written, or where `folder` holds files that Opsin did not make.
     """
     target = Path(folder).absolute()
-    if target.exists() and not (target.is_dir() and (not any(target.iterdir()) or (target / RECORD).is_file())):
+    if target.exists() and not (
+        target.is_dir() and (not any(target.iterdir()) or (target / RECORD).is_file())
+    ):
         raise InputError(f"{folder} exists and is no result of Opsin's: choose another output folder")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -259,7 +266,11 @@ def _plain(values: Tensor) -> Tensor:
 
 def _equal(a: Any, b: Any) -> bool:
     if isinstance(a, Tensor) and isinstance(b, Tensor):
-        return a.dtype == b.dtype and a.shape == b.shape and np.array_equal(a.numpy(), b.numpy(), equal_nan=a.is_floating_point())
+        return (
+            a.dtype == b.dtype
+            and a.shape == b.shape
+            and np.array_equal(a.numpy(), b.numpy(), equal_nan=a.is_floating_point())
+        )
     if isinstance(a, Mapping) and isinstance(b, Mapping):
         return a.keys() == b.keys() and all(_equal(a[k], b[k]) for k in a)
     return bool(a == b)

@@ -67,7 +67,7 @@ def applied(rule: Rule, roots: Iterable[Tensor]) -> Iterator[None]:
     met: Counter[str] = Counter()
     others: Counter[str] = Counter()
     with ExitStack() as stack:
-        for node in _nodes(root.grad_fn for root in roots):
+        for node in nodes(root.grad_fn for root in roots):
             name = node.name()
             kind = name.rstrip("0123456789")
             if name.startswith(OPAQUE):
@@ -99,10 +99,11 @@ def _hooked(node: Node, rule: Rule) -> Any:
     def ungated(inputs: tuple[Any, ...], outputs: tuple[Any, ...]) -> tuple[Any, ...]:
         return (rule.signal(outputs[0]), *inputs[1:])
 
-    return node.register_hook(ungated)  # type: ignore[arg-type]
+    return node.register_hook(ungated)
 
 
-def _nodes(starts: Iterable[Node | None]) -> Iterator[Node]:
+def nodes(starts: Iterable[Node | None]) -> Iterator[Node]:
+    """Every node of the graph below `starts`, once."""
     todo = [node for node in starts if node is not None]
     seen = set(todo)  # holds the nodes, so that their Python identity lasts
     while todo:

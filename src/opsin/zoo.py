@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -59,7 +59,7 @@ def available(family: str) -> list[str]:
     if family == "timm":
         import timm
 
-        return timm.list_models()  # type: ignore[no-any-return]
+        return list(timm.list_models())
     import torchvision
 
     return torchvision.models.list_models(module=torchvision.models)  # type: ignore[no-any-return]
@@ -81,21 +81,31 @@ def _lite0() -> Model:
     return Model(network, mean=mean, std=std, size=224, labels=_imagenet(), name=DEFAULT, crop=0.875)
 
 
-ZOO = {DEFAULT: Entry(_lite0, "EfficientNet-Lite0, ImageNet, 4.7 M parameters; weights come with the install")}
+FORMS = {
+    "timm:NAME": "every network of timm, with its published weights (list: opsin models timm)",
+    "torchvision:NAME": "every classifier of torchvision, likewise (list: opsin models torchvision)",
+    "hf:NAME": "an image classifier of Transformers, from its hub or a folder (extra: opsin[hf])",
+    "FILE.py:FACTORY": "your own: a function that returns an opsin.Model",
+}
+ZOO = {
+    DEFAULT: Entry(_lite0, "EfficientNet-Lite0, ImageNet, 4.7 M parameters; weights come with the install")
+}
 
 
 def _timm(name: str, weights: str | Path | None) -> Model:
     import timm
 
-    if not timm.is_model(name.split(".")[0]):
+    if not timm.is_model(name.partition(".")[0]):
         raise unknown("timm model", name, timm.list_models())
-    network = _built(f"timm:{name}", lambda pretrained: timm.create_model(name, pretrained=pretrained), weights)
+    network = _built(
+        f"timm:{name}", lambda pretrained: timm.create_model(name, pretrained=pretrained), weights
+    )
     return from_timm(network, f"timm:{name}")
 
 
 def from_timm(network: nn.Module, name: str) -> Model:
     """A `Model` of a network that timm made: its own preprocessing and, on ImageNet, class names."""
-    from timm.data import resolve_model_data_config
+    from timm.data.config import resolve_model_data_config
 
     config = resolve_model_data_config(network)
     return Model(
@@ -150,12 +160,12 @@ def _hugging_face(name: str, weights: str | Path | None) -> Model:
 
     network = _built(f"hf:{name}", build, weights)
     try:
-        processor = AutoImageProcessor.from_pretrained(name, use_fast=False)
+        processor = AutoImageProcessor.from_pretrained(name)
     except Exception as error:
         raise NetworkError(f"hf:{name} has no preprocessing: {error}") from error
     size = processor.crop_size if getattr(processor, "do_center_crop", False) else processor.size
     side = size.get("shortest_edge") or (size["height"], size["width"])
-    names = network.config.id2label
+    names: dict[int, str] = cast(Any, network).config.id2label
     return Model(
         network,
         mean=processor.image_mean,
@@ -194,8 +204,8 @@ def _from_file(name: str, weights: str | Path | None) -> Model:
         model = from_timm(model, name)
     if not isinstance(model, Model):
         raise InputError(
-            f"{name} returned a {type(model).__name__}: return opsin.Model(network, mean=..., std=..., size=...), "
-            "as only you know the preprocessing"
+            f"{name} returned a {type(model).__name__}: return opsin.Model(network, mean=..., std=..., "
+            "size=...), as only you know the preprocessing"
         )
     if weights is not None:
         _fill(model.network, weights, name)
@@ -216,8 +226,8 @@ def _built(name: str, build: Callable[[bool], nn.Module], weights: str | Path | 
             return build(True)
         except Exception as error:
             raise NetworkError(
-                f"the weights of {name} cannot be had ({type(error).__name__}: {_first_line(error)}); with no "
-                "connection give a file of them as its weights, or 'random' for random ones"
+                f"the weights of {name} cannot be had ({type(error).__name__}: {_first_line(error)}); "
+                "with no connection give a file of them as its weights, or 'random' for random ones"
             ) from error
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -238,7 +248,9 @@ def _fill(network: nn.Module, weights: str | Path, name: str) -> None:
 def _state(path: Path) -> dict[str, Tensor]:
     """The tensors of a checkpoint, without executing anything in it."""
     if not path.is_file():
-        raise unknown("weights file", str(path), [p.name for p in path.parent.glob("*")] if path.parent.is_dir() else [])
+        raise unknown(
+            "weights file", str(path), [p.name for p in path.parent.glob("*")] if path.parent.is_dir() else []
+        )
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -260,7 +272,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _imagenet() -> list[str]:
-    from timm.data import ImageNetInfo
+    from timm.data.imagenet_info import ImageNetInfo
 
     info = ImageNetInfo()
     return [info.index_to_description(i) for i in range(IMAGENET_CLASSES)]

@@ -29,10 +29,14 @@ def cam(model: Model, images: Float[Tensor, "n 3 h w"], target: Target = None) -
     if target.layers != ("output",):
         raise InputError(f"CAM explains a class, not {target.name!r}: see grad_cam for units and channels")
     heads = [c for c in model.calls.values() if isinstance(model.network.get_submodule(c.layer), nn.Linear)]
-    if not heads or heads[-1].layout != "vector":
+    head = model.network.get_submodule(heads[-1].layer) if heads else None
+    if not isinstance(head, nn.Linear) or heads[-1].layout != "vector":
         raise _no_cam(model)
-    head = model.network.get_submodule(heads[-1].layer)
-    fitting = [c.name for c in model.calls.values() if c.extent not in (None, (1, 1)) and _width(c.shape, c.layout) == head.in_features]
+    fitting = [
+        c.name
+        for c in model.calls.values()
+        if c.extent not in (None, (1, 1)) and _width(c.shape, c.layout) == head.in_features
+    ]
     run = model.run(images, ("output", *fitting))
     for layer in reversed(fitting):
         for maps in (run.maps(layer), relu(run.maps(layer))):  # DenseNet's last ReLU is no layer

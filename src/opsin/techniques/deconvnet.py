@@ -7,7 +7,7 @@ from opsin.errors import InputError
 from opsin.gradients import derivative
 from opsin.model import Model
 from opsin.registry import Target, technique
-from opsin.results import Heatmap, note
+from opsin.results import CAUTION, Heatmap, note
 
 
 @technique(
@@ -29,7 +29,9 @@ def deconvnet(model: Model, images: Float[Tensor, "n 3 h w"], target: Target = N
     Raises `InputError` on a target that weighs several channels, `NetworkError` without rectifiers.
     """
     if len(target.layers) != 1:
-        raise InputError(f"deconvnet projects one unit of one layer, not {target.name!r}: see guided_backprop")
+        raise InputError(
+            f"deconvnet projects one unit of one layer, not {target.name!r}: see guided_backprop"
+        )
     (layer,) = target.layers
     run = model.run(images, (layer,), start="image")
     weights = derivative(target.score(run), run[layer], target, again=True)
@@ -40,7 +42,11 @@ def deconvnet(model: Model, images: Float[Tensor, "n 3 h w"], target: Target = N
     chosen = (kept * weights).masked_fill(weights == 0, -torch.inf).argmax(1, keepdim=True)
     signal = torch.zeros_like(kept).scatter(1, chosen, kept.gather(1, chosen).clamp(min=0))
     for index in (signal == 0).all(1).nonzero().flatten().tolist():
-        note(f"image {index}: the unit does not fire, nothing is projected")
+        note(f"{CAUTION}image {index}: the unit does not fire, nothing is projected")
+    if not any(node.name().startswith("MaxPool") for node in rules.nodes([run[layer].grad_fn])):
+        note(
+            f"{CAUTION}no max-pooling below the unit, so no switches: the picture hardly depends on the photo"
+        )
     with rules.applied(rules.deconvnet, [run[layer]]):
         (projection,) = torch.autograd.grad(run[layer], run["image"], signal.view_as(run[layer]))
     return Heatmap(projection, images, signed=True, overlay=False)

@@ -9,8 +9,8 @@ from opsin.results import Gallery, Panel
 
 
 @technique(
-    paper="Krizhevsky, Sutskever, Hinton: ImageNet Classification with Deep Convolutional Neural Networks, 2012, fig. 3",
-    reading="The patterns that the layer multiplies with: edges and colours in a first layer. Grey (white) is zero.",
+    paper="Krizhevsky, Sutskever, Hinton: ImageNet Classification with Deep CNNs, 2012 (NeurIPS 25), fig. 3",
+    reading="The patterns that the layer multiplies with, edges and colours in a first layer. Grey is zero.",
     cost=0,
 )
 def filters(
@@ -35,7 +35,9 @@ def filters(
         raise unknown("layer", name, spatial)
     if name not in spatial:
         kind = type(modules[name]).__name__
-        raise NetworkError(f"layer {name!r} ({kind}) has no convolution weights; these have: {', '.join(spatial[:8])}")
+        raise NetworkError(
+            f"layer {name!r} ({kind}) has no convolution weights; these have: {', '.join(spatial[:8])}"
+        )
     weight = modules[name].get_parameter("weight").detach().float()  # (out, in, kh, kw)
     shown = weight[:count]
     about = f"{len(shown)} of {len(weight)} filters, {'×'.join(map(str, weight.shape[1:]))}"

@@ -10,7 +10,7 @@ from opsin.rules import guided
 
 @technique(
     paper="Springenberg et al.: Striving for Simplicity: The All Convolutional Net, 2015 (arXiv:1412.6806)",
-    reading="The details that excite the target. Sharp, but little specific to the class: compare two targets.",
+    reading="The details that excite the target: sharp, but hardly specific to it. Compare two targets.",
     cost=3,
 )
 def guided_backprop(model: Model, images: Float[Tensor, "n 3 h w"], target: Target = None) -> Heatmap:

@@ -9,7 +9,7 @@ from opsin.results import Heatmap
 
 @technique(
     paper="Jiang et al.: LayerCAM, 2021 (IEEE TIP 30, doi:10.1109/TIP.2021.3089943), eq. 4-6",
-    reading="Like Grad-CAM, weighted position by position: fit for early layers too, where it is fine-grained.",
+    reading="Like Grad-CAM, weighted position by position: on an early layer it shows fine detail.",
     cost=2,
 )
 def layer_cam(

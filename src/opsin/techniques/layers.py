@@ -16,14 +16,14 @@ MAX_MATRIX = 128  # rows and columns of a matrix that fit a page; found by trial
 
 @technique(
     paper="Karpathy: ConvNetJS, 2014 (https://cs.stanford.edu/people/karpathy/convnetjs/)",
-    reading="Every layer for this photo: what it gives, how the loss would have it change, and its weights likewise.",
+    reading="Every layer for this photo: what it gives, its weights, and how the loss would change both.",
     cost=4,
 )
 def layers(
     model: Model,
     images: Float[Tensor, "n 3 h w"],
     target: Target = None,
-    tiles: Annotated[int, Arg("how many maps or kernels to show of each", least=1)] = 16,
+    tiles: Annotated[int, Arg("how many maps or kernels to show of each", least=1)] = 8,
 ) -> Gallery:
     """Activations, weights and the gradients of both, of every layer: the ConvNetJS view.
 
@@ -48,8 +48,15 @@ def layers(
 def _panels(
     model: Model, image: Float[Tensor, "1 3 h w"], target: Objective, tiles: int, prefix: str
 ) -> list[Panel]:
-    own = {name: [n for n, _ in m.named_parameters(name, recurse=False)] for name, m in model.network.named_modules()}
-    shown = [c for c in model.calls.values() if own[c.layer] or not any(model.network.get_submodule(c.layer).children())]
+    own = {
+        name: [n for n, _ in m.named_parameters(name, recurse=False)]
+        for name, m in model.network.named_modules()
+    }
+    shown = [
+        c
+        for c in model.calls.values()
+        if own[c.layer] or not any(model.network.get_submodule(c.layer).children())
+    ]
     run = model.run(image, ("output", *(call.name for call in shown)), start="image", parameters=True)
     score = target.score(run)
     loss = run["output"].logsumexp(1) - score
@@ -81,7 +88,9 @@ def _maps(values: Tensor, call: Call, run: Activations) -> Float[Tensor, "k 1 h 
 def _kernels(weight: Tensor) -> Float[Tensor, "k c h w"]:
     if weight.ndim != 4:
         return _matrix(weight)
-    return weight if weight.shape[1] == 3 else weight.flatten(0, 1)[:, None]  # (out, in, h, w) -> (out*in, 1, h, w)
+    return (
+        weight if weight.shape[1] == 3 else weight.flatten(0, 1)[:, None]
+    )  # (out, in, h, w) -> (out*in, 1, h, w)
 
 
 def _matrix(values: Tensor) -> Float[Tensor, "1 1 h w"]:

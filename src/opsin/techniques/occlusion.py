@@ -13,7 +13,7 @@ from opsin.results import Heatmap
 
 
 @technique(
-    paper="Zeiler, Fergus: Visualizing and Understanding Convolutional Networks, 2013 (arXiv:1311.2901), section 4.2",
+    paper="Zeiler, Fergus: Visualizing and Understanding Convolutional Networks, 2013 (arXiv:1311.2901), 4.2",
     reading="Red: covering this place lowers the score, so the network needs it. Blue: covering it helps.",
     cost=170,
 )

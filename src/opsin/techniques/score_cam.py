@@ -12,7 +12,7 @@ from opsin.results import Heatmap
 
 @technique(
     paper="Wang et al.: Score-CAM, 2020 (arXiv:1910.01279), eq. 5-7",
-    reading="Where the network looked for the target, found without gradients: by showing it one map's region at a time.",
+    reading="Where the network looked for the target, found without gradients, one region at a time.",
     cost=1300,
     dear=True,
 )

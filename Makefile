@@ -1,0 +1,45 @@
+# Every target does its own set-up: a virtual environment in .venv, with what the target needs.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test check bench docs clean
+
+demo: .venv/run
+	$(BIN)/python -m opsin.demo
+
+test: .venv/test
+	$(BIN)/python -m pytest
+
+check: .venv/check
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/python docs/build.py --check
+
+bench: .venv/bench
+	$(BIN)/python benchmarks/attribution.py
+
+docs: .venv/run
+	$(BIN)/python docs/build.py
+
+clean:
+	rm -rf .venv
+
+.venv/made:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Opsin needs Python 3.11 or newer: make PYTHON=...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	touch $@
+
+.venv/run: .venv/made pyproject.toml
+	$(BIN)/python -m pip install --quiet -e .
+	touch $@
+
+.venv/test: .venv/made pyproject.toml
+	$(BIN)/python -m pip install --quiet -e '.[test]'
+	touch $@
+
+.venv/check: .venv/made pyproject.toml
+	$(BIN)/python -m pip install --quiet -e '.[test,check]'
+	touch $@
+
+.venv/bench: .venv/made pyproject.toml
+	$(BIN)/python -m pip install --quiet -e '.[bench]'
+	touch $@

@@ -1,0 +1,307 @@
+"""The command line: one command a technique, made from the registry."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+import click
+
+from opsin import registry
+from opsin.errors import OpsinError
+from opsin.registry import Parameter
+
+if TYPE_CHECKING:
+    from opsin.model import Model
+    from opsin.progress import Step
+
+PHOTOS = click.argument("photos", nargs=-1, required=True, type=click.Path())
+MODEL_HELP = "Network: a zoo name, timm:NAME, torchvision:NAME, hf:NAME or FILE.py:FACTORY."
+WEIGHTS_HELP = "Checkpoint to load in place of the published weights, or 'random'."
+MODEL = click.option(
+    "--model", "-m", "model_name", default="tf_efficientnet_lite0", show_default=True, help=MODEL_HELP
+)
+WEIGHTS = click.option("--weights", default=None, help=WEIGHTS_HELP)
+OUT = click.option(
+    "--out", "-o", "folder", default=None, help="Output folder; by default named after the command."
+)
+
+
+class Commands(click.Group):
+    """The fixed commands and, from the registry, one a technique; errors are told without a traceback."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: D102
+        return [*super().list_commands(ctx), *registry.names()]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: D102
+        fixed = super().get_command(ctx, cmd_name)
+        if fixed is not None or cmd_name not in registry.names():
+            return fixed
+        return _technique_command(cmd_name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: D102
+        fixed = [
+            (name, self.commands[name].get_short_help_str(limit=200)) for name in super().list_commands(ctx)
+        ]
+        for title, rows in (("Commands", fixed), ("Techniques", list(registry.names().items()))):
+            with formatter.section(title):
+                formatter.write_dl(rows)
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:  # noqa: D102
+        if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
+            from opsin.errors import unknown
+
+            raise unknown("command", args[0], self.list_commands(ctx))
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="opsin")
+def cli() -> None:
+    """Show what a vision network sees.
+
+    Start with: opsin explain photo.jpg
+    """
+
+
+def main() -> None:
+    """The entry point of the `opsin` command: what is wrong with the input ends with exit code 2."""
+    try:
+        cli.main(standalone_mode=False)
+    except OpsinError as error:
+        click.echo(f"opsin: {error}", err=True)
+        sys.exit(2)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("opsin: cancelled, nothing was written", err=True)
+        sys.exit(130)
+
+
+@cli.command()
+@PHOTOS
+@MODEL
+@WEIGHTS
+@click.option(
+    "--target",
+    "-t",
+    default=None,
+    help="Class name or index, layer:channel, layer:channel@row,column, or a sum.",
+)
+@click.option("--layer", "-l", default=None, help="Layer for the techniques that take one.")
+@click.option(
+    "--technique",
+    "techniques",
+    multiple=True,
+    help="Run this one (may be repeated) in place of all that cost little.",
+)
+@OUT
+def explain(
+    photos: tuple[str, ...],
+    model_name: str,
+    weights: str | None,
+    target: str | None,
+    layer: str | None,
+    techniques: tuple[str, ...],
+    folder: str | None,
+) -> None:
+    """Explain photos on one page: the top classes, then every technique side by side."""
+    for name in techniques:
+        registry.get(name)
+    from opsin.report import explain as run
+    from opsin.results import writing
+
+    place = folder or "explain"
+    with writing(place) as fresh:
+        model, images = _model_and_photos(model_name, weights, photos)
+        names = [Path(photo).name for photo in photos]
+        with _progress():
+            report = run(
+                model, images, target=target, layer=layer, techniques=list(techniques) or None, names=names
+            )
+            report.write_into(fresh)
+    click.echo(Path(place) / "index.html")
+
+
+@cli.command()
+def techniques() -> None:
+    """List every technique with its paper and its cost."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("technique", "passes", "what it is", "paper", box=None, pad_edge=False)
+    for technique in registry.techniques().values():
+        table.add_row(technique.name, str(technique.cost), technique.summary, technique.paper)
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
+@cli.command()
+@click.argument("family", required=False, type=click.Choice(["timm", "torchvision"]))
+def models(family: str | None) -> None:
+    """List the zoo; with FAMILY, every network that timm or torchvision has by name."""
+    from opsin import zoo
+
+    if family is not None:
+        click.echo("\n".join(f"{family}:{name}" for name in zoo.available(family)))
+        return
+    for name, entry in zoo.ZOO.items():
+        click.echo(f"{name:24} {entry.about}")
+    for form, about in zoo.FORMS.items():
+        click.echo(f"{form:24} {about}")
+
+
+def _technique_command(name: str) -> click.Command:
+    technique = registry.get(name)
+
+    def run(
+        model_name: str,
+        weights: str | None,
+        folder: str | None,
+        photos: tuple[str, ...] = (),
+        **settings: Any,
+    ) -> None:
+        if name == "layers" and _is_model(photos):
+            _print_tree(photos[0], weights)
+            return
+        from opsin.results import writing
+
+        place = folder or name
+        with writing(place) as fresh, _progress():
+            if technique.takes_images:
+                model, images = _model_and_photos(model_name, weights, photos)
+                results = [technique.run(model, images[i : i + 1], **settings) for i in range(len(images))]
+            else:
+                results = [technique.run(_model(model_name, weights), **settings)]
+            _write(results, photos, fresh)
+        click.echo(place)
+
+    about = f"{technique.summary}\n\n{technique.reading}\n\n{technique.paper}"
+    command: click.Command = click.Command(name, callback=run, help=about, short_help=technique.summary)
+    if name == "layers":
+        command.epilog = (
+            "Given a MODEL in place of photos, it lists the network's layers: opsin layers timm:resnet18"
+        )
+    arguments: list[Callable[[Any], Any]] = [MODEL, WEIGHTS, OUT]
+    if technique.takes_images:
+        metavar = "MODEL | PHOTOS..." if name == "layers" else None
+        arguments.append(
+            click.argument("photos", nargs=-1, required=True, type=click.Path(), metavar=metavar)
+        )
+    for decorate in arguments:
+        decorate(command)
+    command.params[1:1] = [_option(parameter) for parameter in technique.parameters.values()]
+    return command
+
+
+def _option(parameter: Parameter) -> click.Option:
+    flag = parameter.name.replace("_", "-")
+    names = [f"--{flag}"]
+    kind = parameter.type
+    if parameter.arg.role != "value":
+        names.append(f"-{parameter.name[0]}")
+        kind = str
+    elif type(None) in get_args(kind):
+        kind = next(one for one in get_args(kind) if one is not type(None))
+    elif kind is bool:
+        names = [f"--{flag}/--no-{flag}"]
+    shown = parameter.default is not None
+    return click.Option(
+        names,
+        type=click.Choice(parameter.choices) if parameter.choices else kind,
+        default=parameter.default,
+        show_default=shown,
+        help=f"{parameter.arg.help[0].upper()}{parameter.arg.help[1:]}.",
+    )
+
+
+def _model(name: str, weights: str | None) -> "Model":
+    from opsin.zoo import load
+
+    return load(name, weights=weights)
+
+
+def _model_and_photos(name: str, weights: str | None, photos: tuple[str, ...]) -> tuple["Model", Any]:
+    from opsin.images import open_photo, read
+
+    open_photo(photos[0])  # a wrong path is told before a network is built
+    model = _model(name, weights)
+    return model, read(list(photos), model)
+
+
+def _write(results: list[Any], photos: tuple[str, ...], place: Path) -> None:
+    """One result into the folder itself, several into one folder a photo."""
+    from opsin.report import headings
+    from opsin.results import RECORD
+
+    if len(results) == 1:
+        results[0].write_into(place)
+        return
+    folders = headings([Path(photo).name for photo in photos])
+    for result, folder in zip(results, folders, strict=True):
+        (place / folder).mkdir()
+        result.write_into(place / folder)
+    (place / RECORD).write_text(
+        json.dumps({"kind": "Photos", "photos": folders}, ensure_ascii=False) + "\n", "utf-8"
+    )
+
+
+@contextmanager
+def _progress() -> Iterator[None]:
+    """A bar on stderr for each kind of work that reports its steps."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from opsin.progress import listening
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        tasks: dict[str, Any] = {}
+
+        def show(step: "Step") -> None:
+            if step.label not in tasks:
+                tasks[step.label] = bars.add_task(step.label)
+            bars.update(
+                tasks[step.label], completed=step.done, total=step.total, visible=step.done < step.total
+            )
+
+        with listening(show):
+            yield
+
+
+def _is_model(things: tuple[str, ...]) -> bool:
+    from opsin.images import SUFFIXES
+
+    return (
+        len(things) == 1 and not Path(things[0]).exists() and Path(things[0]).suffix.lower() not in SUFFIXES
+    )
+
+
+def _print_tree(name: str, weights: str | None) -> None:
+    """The network's layers with output shape, parameters and receptive field."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from opsin.regions import receptive_fields
+
+    model = _model(name, weights)
+    with _progress():
+        fields = receptive_fields(model)
+    table = Table("layer", "kind", "output", "parameters", "sees", box=None, pad_edge=False)
+    order = {layer: place for place, (layer, _) in enumerate(model.network.named_modules())}
+    for call in sorted(model.calls.values(), key=lambda call: (order[call.layer], call.index)):
+        count = sum(p.numel() for p in model.network.get_submodule(call.layer).parameters())
+        field = fields[call.name].size if call.name in fields else None
+        sees = "" if field is None else "whole image" if field == model.size else f"{field[0]}×{field[1]}"
+        table.add_row(
+            "  " * call.layer.count(".") + call.name,
+            call.kind,
+            "×".join(map(str, call.shape[1:])),
+            f"{count:,}" if count else "",
+            sees,
+        )
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    click.echo(f"default layer for maps: {model.default_layer}")

@@ -1,0 +1,189 @@
+"""Every technique on every photo, on one page that needs nothing but itself."""
+
+import base64
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import Float
+from jinja2 import Environment, PackageLoader
+from PIL import Image
+from torch import Tensor
+
+from opsin import colour, images, registry
+from opsin.errors import InputError, OpsinError
+from opsin.model import Model
+from opsin.progress import steps
+from opsin.registry import Technique
+from opsin.results import CAUTION, RECORD, Gallery, Result, data_uri, writing
+
+TOP = 5
+THUMBNAIL = 200  # pixels: galleries are drawn small on the page, at full size beside it
+
+
+@dataclass(frozen=True)
+class Section:
+    """One photo: its most probable classes with probabilities, and a result a technique."""
+
+    name: str
+    image: Float[Tensor, "1 3 h w"]
+    top: tuple[tuple[str, float], ...]
+    results: tuple[tuple[Technique, Result], ...]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `explain` found; `left_out` says of each technique that did not run why."""
+
+    model: Model
+    sections: tuple[Section, ...]
+    general: tuple[tuple[Technique, Result], ...]
+    left_out: tuple[tuple[str, str], ...]
+
+    def save(self, folder: str | Path) -> Path:
+        """Write `index.html`, and beside it a folder a photo with each technique's `Result.save`.
+
+        Returns the page's path. Raises `InputError` where the folder cannot be written.
+        """
+        with writing(folder) as place:
+            self.write_into(place)
+        return Path(folder) / "index.html"
+
+    def write_into(self, place: Path) -> None:
+        """Write the files of `save` into an existing folder."""
+        found = [(s.name, t.name, r) for s in self.sections for t, r in s.results]
+        found += [("network", t.name, r) for t, r in self.general]
+        for name, technique, result in steps(found, len(found), "writing"):
+            inner = place / name / technique
+            inner.mkdir(parents=True)
+            result.write_into(inner)
+        (place / "index.html").write_text(self.html(), "utf-8")
+        about = {"kind": "Report", "model": self.model.name, "photos": [s.name for s in self.sections]}
+        (place / RECORD).write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+    def html(self) -> str:
+        """The page."""
+        page = Environment(
+            loader=PackageLoader("opsin"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+        )
+        return page.get_template("report.html").render(report=self, card=_card, photo=_photo)
+
+    def _repr_html_(self) -> str:
+        return f'<iframe srcdoc="{_escaped(self.html())}" style="width:100%;height:80vh;border:0"></iframe>'
+
+
+def explain(
+    model: Model,
+    photos: Float[Tensor, "n 3 h w"],
+    *,
+    target: object = None,
+    layer: str | None = None,
+    techniques: Sequence[str] | None = None,
+    names: Sequence[str] | None = None,
+) -> Report:
+    """Run every technique that costs little, or those named, on each photo.
+
+    `target` and `layer` go to the techniques that take them; `names` are the photos' headings.
+    A technique that was not asked for and does not fit the network or the target is left out, and the report
+    says why; one that was asked for raises its error.
+    """
+    images.check(photos)
+    if layer is not None:
+        model.call(layer)
+    known = registry.techniques()
+    chosen = (
+        [registry.get(name) for name in techniques]
+        if techniques
+        else [t for t in known.values() if not t.dear]
+    )
+    left_out = {t.name: f"asked for by name only: {t.cost} passes" for t in known.values() if t not in chosen}
+    if techniques:
+        left_out = dict.fromkeys(left_out, "not asked for")
+
+    def result(technique: Technique, *inputs: object) -> list[tuple[Technique, Result]]:
+        roles = {name: parameter.arg.role for name, parameter in technique.parameters.items()}
+        given = {"target": target, "layer": layer}
+        settings = {name: given[role] for name, role in roles.items() if given.get(role) is not None}
+        try:
+            return [(technique, technique.run(model, *inputs, **settings))]
+        except OpsinError as error:
+            if techniques:
+                raise
+            left_out[technique.name] = str(error)
+            return []
+
+    titles = headings(names or [f"photo {i}" for i in range(len(photos))])
+    if len(titles) != len(photos):
+        raise InputError(f"{len(titles)} names for {len(photos)} photos")
+    work = [(i, t) for i in range(len(photos)) for t in chosen if t.takes_images]
+    found: list[list[tuple[Technique, Result]]] = [[] for _ in photos]
+    for index, technique in steps(work, len(work), "techniques"):
+        found[index] += result(technique, photos[index : index + 1])
+    general = [pair for t in chosen if not t.takes_images for pair in result(t)]
+    sections = [
+        Section(name, photo[None], _top(model, photo[None]), tuple(sorted(results, key=_is_gallery)))
+        for name, photo, results in zip(titles, photos, found, strict=True)
+    ]
+    return Report(model, tuple(sections), tuple(general), tuple(sorted(left_out.items())))
+
+
+def headings(names: Sequence[str]) -> list[str]:
+    """Names that are fit for folders and differ from each other."""
+    taken: dict[str, int] = {}
+    made = []
+    for name in names:
+        plain = name.replace("/", "_").strip(". ") or "photo"
+        taken[plain] = taken.get(plain, 0) + 1
+        made.append(plain if taken[plain] == 1 else f"{plain} ({taken[plain]})")
+    return made
+
+
+def _top(model: Model, image: Float[Tensor, "1 3 h w"]) -> tuple[tuple[str, float], ...]:
+    output = model.run(image)["output"]
+    if output.ndim != 2:
+        return ()
+    probabilities, classes = model.probabilities(output)[0].topk(min(TOP, output.shape[1]))
+    return tuple((model.label(int(c)), float(p)) for p, c in zip(probabilities, classes, strict=True))
+
+
+def _is_gallery(pair: tuple[Technique, Result]) -> bool:
+    return isinstance(pair[1], Gallery)
+
+
+def _photo(section: Section) -> str:
+    return _webp(colour.photo(section.image[0]), section.image.shape[-1])
+
+
+def _card(technique: Technique, result: Result) -> dict[str, Any]:
+    """What the page shows of one result."""
+    assert result.record is not None
+    settings = {k: v for k, v in result.record.arguments.items() if k != "images"}
+    cautions = [n for n in result.record.notes if n.startswith(CAUTION)]
+    notes = [n for n in result.record.notes if n not in cautions]
+    card = {"technique": technique, "settings": settings, "notes": notes, "cautions": cautions, "groups": []}
+    if not isinstance(result, Gallery):
+        return {**card, "pictures": [data_uri(picture) for _, picture in result.pictures()]}
+    groups = [(group, list(panels)) for group, panels in groupby(result.panels, lambda panel: panel.group)]
+    if len(result.panels) == 1:
+        (panel,) = result.panels
+        return {**card, "pictures": [data_uri(panel.picture())], "caption": f"{panel.group}: {panel.caption}"}
+    drawn = [
+        (g, [(p.title, p.caption, _webp(p.picture(), THUMBNAIL)) for p in panels]) for g, panels in groups
+    ]
+    return {**card, "pictures": [], "groups": drawn}
+
+
+def _webp(picture: Image.Image, side: int) -> str:
+    picture = picture.copy()
+    picture.thumbnail((side, side))
+    buffer = io.BytesIO()
+    picture.save(buffer, "WEBP", quality=85)
+    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("&", "&amp;").replace('"', "&quot;")

@@ -1,0 +1,98 @@
+import numpy as np
+import pytest
+import torch
+
+import opsin
+from opsin import colour
+from opsin.results import CAUTION, Gallery, Heatmap, Panel, Record, Result, note, noting, writing
+
+
+def heatmap(values, **settings):
+    images = torch.full((len(values), 3, 16, 16), 0.5)
+    return Heatmap(values, images, **{"signed": True, "overlay": False, **settings})
+
+
+def test_saving_and_loading_is_the_identity(tmp_path):
+    record = Record("x", "y", {"a": 1, "b": [1, 2]}, {"name": "n"}, {"torch": "2"}, ("note",))
+    made = heatmap(torch.randn(2, 1, 4, 4), extras={"class": torch.arange(3)}, record=record)
+    made.save(tmp_path / "out")
+    assert Result.load(tmp_path / "out") == made
+    assert Result.load(tmp_path / "out") != heatmap(made.values + 1, extras=made.extras, record=record)
+    gallery = Gallery(
+        (Panel("g", "t", "c", torch.randn(3, 1, 4, 4)), Panel("g", "u", "c", torch.zeros(1, 3, 2, 2)))
+    )
+    gallery.save(tmp_path / "gallery")
+    assert Result.load(tmp_path / "gallery") == gallery
+
+
+def test_results_hold_plain_tensors():
+    values = torch.ones(1, 1, 2, 2, dtype=torch.bfloat16, requires_grad=True)
+    made = heatmap(values)
+    assert made.values.dtype == torch.float32
+    assert not made.values.requires_grad
+
+
+def test_an_error_while_writing_leaves_nothing(tmp_path):
+    def half() -> None:
+        with writing(tmp_path / "out") as place:
+            (place / "half").write_text("x")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        half()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_loading_what_is_no_result_is_told(tmp_path):
+    with pytest.raises(opsin.InputError, match="not a saved result"):
+        Result.load(tmp_path)
+
+
+def test_notes_are_collected_only_inside():
+    note("lost")
+    with noting() as outer:
+        note(f"{CAUTION}one")
+        note(f"{CAUTION}one")
+        with noting() as inner:
+            note("two")
+    assert (outer, inner) == (["Caution: one"], ["two"])
+
+
+def test_zero_is_neutral_in_signed_pictures():
+    values = torch.tensor([[-1.0, 0.0, 1.0]]).repeat(3, 1)[None, None]
+    left, middle, right = np.asarray(colour.heat(values[0], signed=True))[1].astype(int)
+    assert np.ptp(middle) == 0  # a grey
+    assert left[2] > left[0]  # blue below zero
+    assert right[0] > right[2]  # red above
+    grey = np.asarray(colour.heat(torch.zeros(3, 2, 2), signed=True))
+    assert (grey == 128).all()
+
+
+def test_an_overlay_is_the_photo_in_grey_where_the_map_is_zero():
+    photo = torch.rand(1, 4, 4).repeat(3, 1, 1)
+    drawn = np.asarray(colour.heat(torch.zeros(1, 4, 4), signed=True, photo=photo))
+    np.testing.assert_allclose(drawn, np.asarray(colour.photo(photo)), atol=1)
+
+
+def test_nan_is_drawn_as_zero():
+    assert colour.heat(torch.full((1, 4, 4), torch.nan), signed=True).size == (4, 4)
+
+
+def test_a_grid_shows_every_tile_on_one_scale():
+    tiles = torch.stack([torch.full((1, 2, 2), v) for v in (-1.0, 0.0, 1.0, 0.5)])
+    sheet = np.asarray(colour.grid(tiles))
+    assert sheet.shape[0] == sheet.shape[1] >= colour.GRID_WIDTH
+    step = sheet.shape[0] // 2
+    shades = [tuple(sheet[y, x]) for y in (5, step + 5) for x in (5, step + 5)]
+    assert len(set(shades)) == 4
+    assert shades[1] == (247, 247, 247)
+
+
+def test_upsampling_is_bilinear_to_the_images_size():
+    up = heatmap(torch.tensor([[[[0.0, 1.0]]]])).upsampled()
+    assert up.shape == (1, 1, 16, 16)
+    torch.testing.assert_close(up[0, 0, 0, [0, 7, 8, 15]], torch.tensor([0.0, 0.4375, 0.5625, 1.0]))
+
+
+def test_a_result_draws_itself_in_a_notebook():
+    assert heatmap(torch.zeros(2, 1, 4, 4))._repr_html_().count("data:image/png") == 2

@@ -1,0 +1,120 @@
+import sys
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from skimage import data
+from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
+
+import opsin
+from opsin import zoo
+from opsin.images import fit
+
+
+@pytest.fixture(scope="module")
+def lite0():
+    return opsin.load()
+
+
+@pytest.mark.parametrize(
+    ("photo", "words"),
+    [("cat", "cat"), ("coffee", "espresso"), ("rocket", "missile"), ("chelsea", "cat")],
+)
+def test_the_embedded_network_knows_sample_photos(lite0, photo, words):
+    from PIL import Image
+
+    image = fit(Image.fromarray(getattr(data, photo)()), lite0)[None]
+    top = lite0.run(image)["output"][0].topk(5).indices
+    assert any(words in lite0.label(int(index)) for index in top)
+
+
+def test_embedded_preprocessing_is_the_weights_own(lite0):
+    assert lite0.mean == pytest.approx((127 / 255,) * 3)
+    assert lite0.std == pytest.approx((128 / 255,) * 3)
+    assert lite0.label(281) == "tabby, tabby cat"
+    assert lite0.finite
+
+
+def test_timm_and_torchvision_networks_have_their_own_preprocessing():
+    small = opsin.load("timm:resnet10t", weights="random")
+    assert small.size == (176, 176)
+    assert small.mean == pytest.approx((0.485, 0.456, 0.406))
+    assert small.labels[281] == "tabby, tabby cat"
+    net = opsin.load("torchvision:mobilenet_v3_small", weights="random")
+    assert net.size == (224, 224)
+    assert net.labels[281] == "tabby"
+    assert net.crop == pytest.approx(224 / 256)
+
+
+def test_random_weights_are_the_same_each_time_and_leave_the_random_state():
+    before = torch.get_rng_state()
+    a, b = (opsin.load("timm:resnet10t", weights="random").fingerprint for _ in range(2))
+    assert a == b
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("form", ["pth", "wrapped", "safetensors"])
+def test_own_checkpoints(tmp_path, form):
+    source = opsin.load("timm:resnet10t", weights="random")
+    with torch.no_grad():
+        source.network.fc.bias += 1
+    state = source.network.state_dict()
+    path = tmp_path / ("own.safetensors" if form == "safetensors" else "own.pth")
+    if form == "safetensors":
+        save_file(state, path)
+    else:
+        torch.save(
+            {"state_dict": {f"module.{k}": v for k, v in state.items()}} if form == "wrapped" else state, path
+        )
+    assert opsin.load("timm:resnet10t", weights=path).fingerprint == source.fingerprint
+
+
+class Evil:
+    def __reduce__(self):
+        return (sys.exit, (1,))
+
+
+def test_checkpoints_are_not_executed(tmp_path):
+    torch.save({"a": Evil()}, tmp_path / "evil.pth")
+    with pytest.raises(opsin.InputError, match="cannot be read as weights"):
+        opsin.load("timm:resnet10t", weights=tmp_path / "evil.pth")
+
+
+def test_a_checkpoint_of_another_network_is_told(tmp_path):
+    torch.save({"a": torch.zeros(1)}, tmp_path / "other.pth")
+    with pytest.raises(opsin.NetworkError, match="does not fit timm:resnet10t"):
+        opsin.load("timm:resnet10t", weights=tmp_path / "other.pth")
+
+
+def test_weights_that_cannot_be_downloaded_say_what_to_do(monkeypatch):
+    import timm
+
+    def unreachable(name, pretrained):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(timm, "create_model", unreachable)
+    with pytest.raises(opsin.NetworkError, match=r"cannot be had .*no route to host.*'random'"):
+        opsin.load("timm:resnet10t")
+
+
+def test_an_image_classifier_of_transformers_from_a_folder(tmp_path):
+    config = ViTConfig(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, image_size=32,
+        patch_size=8, id2label={0: "left", 1: "right"}, label2id={"left": 0, "right": 1},
+    )  # fmt: skip
+    torch.manual_seed(0)
+    ViTForImageClassification(config).save_pretrained(tmp_path)
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
+    model = opsin.load(f"hf:{tmp_path}")
+    assert model.size == (32, 32)
+    assert model.labels == ("left", "right")
+    assert model.mean == (0.5,) * 3
+    images = torch.rand(2, 3, 32, 32)
+    torch.testing.assert_close(
+        model.run(images)["output"], model.network((images - 0.5) / 0.5).logits, atol=1e-5, rtol=1e-5
+    )
+    assert opsin.grad_cam(model, images, target="left").values.shape == (2, 1, 4, 4)
+
+
+def test_the_forms_that_the_list_names_are_the_forms_that_load_takes():
+    assert {form.partition(":")[0] for form in zoo.FORMS} == {*zoo.FAMILIES, "FILE.py"}
