@@ -1,4 +1,5 @@
 import importlib.util
+import re
 from pathlib import Path
 
 import opsin
@@ -25,3 +26,23 @@ def test_reference_pages_are_fresh():
     spec.loader.exec_module(build)
     for page, text in build.pages().items():
         assert page.read_text() == text, f"stale: {page.name}, run make docs"
+
+
+def test_the_tutorial_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = (Path(__file__).parent.parent / "docs" / "tutorial.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(blocks) > 5
+    names = {}
+    for block in blocks:
+        exec(block, names)
+    assert Path("report/index.html").is_file()
+
+
+def test_the_readme_names_what_exists():
+    text = (Path(__file__).parent.parent / "README.md").read_text()
+    makefile = (Path(__file__).parent.parent / "Makefile").read_text()
+    for target in re.findall(r"make (\w+)", text):
+        assert f"\n{target}:" in makefile
+    for command in re.findall(r"^opsin (\w+)", text, re.MULTILINE):
+        assert command in {*registry.names(), "explain", "layers", "techniques", "models"}
