@@ -49,7 +49,7 @@ def photo(image: Float[Tensor, "3 h w"]) -> Image.Image:
 def grid(tiles: Float[Tensor, "k c h w"]) -> Image.Image:
     """Tiles side by side on one signed scale; three channels in colour, else one channel a tile."""
     tiles = torch.nan_to_num(tiles.detach().cpu().float())
-    tiles = tiles / _peak(tiles)
+    tiles = (tiles / _scale(tiles)).clamp(-1, 1)
     k, _, h, w = tiles.shape
     painted = [_bytes(0.5 + t / 2) if len(t) == 3 else _painted(t[0], signed=True) for t in tiles]
     columns = int(np.ceil(np.sqrt(k * h / w)))

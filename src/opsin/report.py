@@ -22,7 +22,7 @@ from opsin.registry import Technique
 from opsin.results import CAUTION, RECORD, Gallery, Result, data_uri, writing
 
 TOP = 5
-THUMBNAIL = 200  # pixels: galleries are drawn small on the page, at full size beside it
+THUMBNAIL = 128  # pixels: galleries are drawn small on the page, at full size beside it
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ def layers(
     model: Model,
     images: Float[Tensor, "n 3 h w"],
     target: Target = None,
-    tiles: Annotated[int, Arg("how many maps or kernels to show of each", least=1)] = 8,
+    tiles: Annotated[int, Arg("how many maps or kernels to show of each", least=1)] = 9,
 ) -> Gallery:
     """Activations, weights and the gradients of both, of every layer: the ConvNetJS view.
 

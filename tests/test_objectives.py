@@ -1,0 +1,348 @@
+import numpy as np
+import pytest
+import torch
+
+import nets
+import opsin
+import reference
+from opsin import objectives
+
+NET = nets.plain()
+MODEL = nets.model(NET)
+IMAGES = nets.images(2)
+RUN = MODEL.run(IMAGES, ("output", "conv1", "conv2", "relu2", "fc"))
+BY_HAND = [reference.forward(NET, reference.array(image)) for image in IMAGES]
+
+
+def scores(target: object, model: opsin.Model = MODEL) -> list[float]:
+    objective = objectives.resolve(target, model, len(IMAGES))
+    return objective.score(model.run(IMAGES, objective.layers)).tolist()
+
+
+def by_hand(score) -> list[object]:
+    return [pytest.approx(score(a), rel=1e-9) for a in BY_HAND]
+
+
+# --- what can be asked
+
+
+def test_a_class_is_its_score_before_the_softmax():
+    assert scores(3) == by_hand(lambda a: a["output"][3])
+    assert scores(opsin.logit(3)) == scores(3)
+
+
+def test_a_channel_is_its_mean_over_positions():
+    assert scores("conv2:1") == by_hand(lambda a: a["conv2"][1].mean())
+    assert scores(opsin.channel("conv2", 1)) == scores("conv2:1")
+
+
+def test_a_unit_is_one_channel_at_a_row_and_a_column():
+    assert scores("conv1:2@3,5") == by_hand(lambda a: a["conv1"][2, 3, 5])
+    assert scores(opsin.unit("conv1", 2, 3, 5)) == scores("conv1:2@3,5")
+
+
+def test_a_channel_of_a_layer_without_positions_is_its_value():
+    assert scores("fc:4") == by_hand(lambda a: a["output"][4])
+
+
+def test_channels_are_found_however_the_network_lays_them_out():
+    model = nets.model(nets.channels_last())
+    run = model.run(IMAGES, ("relu",))
+    assert scores("relu:7", model) == run["relu"][..., 7].mean((1, 2)).tolist()
+    assert scores("relu:7@1,2", model) == run["relu"][:, 1, 2, 7].tolist()
+    model = nets.model(nets.vit())
+    run = model.run(IMAGES, ("blocks.0",))
+    assert (
+        scores("blocks.0:3@1,2", model) == run["blocks.0"][:, 1 + 4 * 1 + 2, 3].tolist()
+    )  # behind the class token
+    assert scores("blocks.0:3", model) == pytest.approx(run["blocks.0"][:, 1:, 3].mean(1).tolist())
+
+
+def test_a_repeated_layer_is_asked_by_its_call():
+    model = nets.model(nets.reused())
+    assert scores("relu1#2:3@1,1", model) == by_hand(lambda a: a["relu2"][3, 1, 1])
+
+
+def test_nothing_asked_is_the_predicted_class_of_each_image():
+    assert scores(None) == by_hand(lambda a: a["output"].max())
+    assert scores("predicted class") == scores(None)
+
+
+def test_the_predicted_class_is_one_class_even_in_a_tie():
+    model = nets.model(nets.chain(conv=nets.conv([[[[w]], [[0.0]], [[0.0]]] for w in (1.0, 3.0, 3.0)])))
+    run = model.run(torch.ones(1, 3, 16, 16, dtype=torch.float64), ("conv",), start="conv")
+    run["output"] = run["conv"].mean((2, 3))
+    (gradient,) = torch.autograd.grad(objectives.predicted().score(run).sum(), run["output"])
+    assert gradient.tolist() == [[0, 1, 0]]
+
+
+def test_an_objective_of_ones_own_is_used_as_it_is():
+    own = opsin.Objective("brightness", ("image",), lambda a: a["image"].mean((1, 2, 3)))
+    assert objectives.resolve(own, MODEL, 2) is own
+    assert scores(own) == by_hand(lambda a: a["image"].mean())
+
+
+# --- arithmetic
+
+
+def test_objectives_add_subtract_and_scale():
+    one, other = opsin.channel("conv2", 1), opsin.logit(3)
+    first, second = np.array(scores(one)), np.array(scores(other))
+    for objective, expected in (
+        (one + other, first + second),
+        (one - other, first - second),
+        (2.5 * one, 2.5 * first),
+        (one * 2.5, 2.5 * first),
+        (-one, -first),
+        (one - (other - one), 2 * first - second),
+        (2 * (one - other) + one, 3 * first - 2 * second),
+    ):
+        assert scores(objective) == pytest.approx(expected.tolist(), rel=1e-9)
+
+
+def test_a_sum_needs_the_layers_of_both_once():
+    both = opsin.channel("conv2", 1) + opsin.logit(3) - opsin.unit("conv2", 0, 1, 1)
+    assert both.layers == ("conv2", "output")
+
+
+def test_names_read_as_they_are_computed():
+    one, other = opsin.channel("conv2", 1), opsin.logit(3)
+    assert (one + other).name == "conv2:1 + 3"
+    assert (2 * one - 0.5 * other).name == "2*conv2:1 - 0.5*3"
+    assert (one - (other - one)).name == "conv2:1 - (3 - conv2:1)"
+    assert (2 * (one + other)).name == "2*(conv2:1 + 3)"
+    assert opsin.unit("conv1", 2, 3, 5).name == "conv1:2@3,5"
+
+
+# --- the text form
+
+
+@pytest.mark.parametrize(
+    ("text", "score"),
+    [
+        ("2", lambda a: a["output"][2]),
+        (" 2 ", lambda a: a["output"][2]),
+        ("conv2:1", lambda a: a["conv2"][1].mean()),
+        ("conv1:2@3,5", lambda a: a["conv1"][2, 3, 5]),
+        ("1.5*conv2:1 - conv2:3", lambda a: 1.5 * a["conv2"][1].mean() - a["conv2"][3].mean()),
+        ("-1*0", lambda a: -a["output"][0]),
+        (".5*0 + 2*beagle - goldfish", lambda a: 0.5 * a["output"][0] + 2 * a["output"][2] - a["output"][3]),
+        ("tiger cat - tiger shark", lambda a: a["output"][1] - a["output"][4]),
+        ("1e-3*0", lambda a: 0.001 * a["output"][0]),
+        ("1e3*0", lambda a: 1000 * a["output"][0]),
+        ("0 - 1 - 2", lambda a: a["output"][0] - a["output"][1] - a["output"][2]),
+    ],
+)
+def test_texts_mean_what_they_say(text, score):
+    assert scores(text) == by_hand(score)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "beagle",
+        "3",
+        "conv2:1",
+        "conv1:2@3,5",
+        "1.5*conv2:1 - conv2:3",
+        "2*tiger cat + 0.5*beagle - relu2:0@1,1",
+        "-1*0",
+        "1000000*conv2:1",
+        "0.00001*conv2:1",
+        "predicted class",
+    ],
+)
+def test_the_name_that_the_record_keeps_means_the_same_again(text):
+    objective = objectives.parse(text, MODEL)
+    again = objectives.parse(objective.name, MODEL)
+    assert again.name == objective.name
+    assert scores(again) == scores(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "  ", "0 + ", "- 0", "0 - - 1", "2*", "*0", "conv2:", "conv2:x", "conv2:1@3", ":3"]
+)
+def test_texts_that_mean_nothing_are_refused(text):
+    for model in (MODEL, nets.model(nets.plain(), labels=None)):
+        with pytest.raises(opsin.InputError):
+            objectives.parse(text, model)
+
+
+@pytest.mark.parametrize("text", ["", "  "])
+def test_an_empty_text_is_called_empty(text):
+    with pytest.raises(opsin.InputError, match="empty target"):
+        objectives.parse(text, MODEL)
+
+
+def test_a_layer_alone_asks_for_its_channel():
+    with pytest.raises(opsin.InputError, match=r"'conv2' is a layer.*conv2:0"):
+        objectives.parse("conv2", MODEL)
+
+
+# --- class names
+
+
+@pytest.mark.parametrize(
+    ("text", "index"),
+    [
+        ("tabby, tabby cat", 0),
+        ("tabby", 0),
+        ("tabby cat", 0),
+        ("TABBY Cat", 0),
+        ("Carassius auratus", 3),
+        ("gold", 3),
+        ("galeocerdo", 4),
+        ("shark", 4),
+        ("agl", 2),
+        ("4", 4),
+        ("4 (tiger shark)", 4),
+    ],
+)
+def test_a_class_is_named_in_full_by_a_synonym_or_by_a_unique_part(text, index):
+    assert objectives.parse(text, MODEL).name.split()[0] == str(index)
+    assert scores(text) == scores(index)
+
+
+@pytest.mark.parametrize(("text", "candidates"), [("tiger", (1, 4)), ("cat", (0, 1)), ("a", (0, 1, 2, 3, 4))])
+def test_an_ambiguous_name_lists_its_candidates(text, candidates):
+    with pytest.raises(opsin.InputError, match=f"{text!r} is ambiguous") as caught:
+        objectives.parse(text, MODEL)
+    for index, label in enumerate(nets.LABELS):
+        assert (f"{index} ({label})" in str(caught.value)) is (index in candidates)
+
+
+def test_a_synonym_comes_before_a_part_and_a_whole_word_before_a_piece_of_one():
+    labels = ["house cat, cat", "tiger cat", "catamaran", "boat", "cats"]
+    model = nets.model(nets.plain(), labels=labels)
+    assert objectives.parse("cat", model).name.startswith("0 ")
+    assert objectives.parse("cats", model).name.startswith("4 ")
+    assert objectives.parse("tiger", model).name.startswith("1 ")
+    labels = ["a crane, bird", "crane machine", "crabapple", "apple", "x"]
+    model = nets.model(nets.plain(), labels=labels)
+    assert objectives.parse("apple", model).name.startswith("3 ")
+    with pytest.raises(opsin.InputError, match=r"0 \(a crane, bird\), 1 \(crane machine\)"):
+        objectives.parse("crane", model)
+
+
+def test_many_candidates_are_counted():
+    model = nets.model(nets.plain(), labels=[f"cat number {n}" for n in range(20)])
+    with pytest.raises(opsin.InputError, match="and 8 more"):
+        objectives.parse("cat", model)
+
+
+def test_a_name_with_a_sign_in_it_is_a_name():
+    labels = ["black - and - tan", "black", "tan", "3 + 4", "x"]
+    model = nets.model(nets.plain(), labels=labels)
+    assert scores("black - and - tan", model) == scores(0)
+    assert scores("3 + 4", model) == scores(3)
+    assert scores("1 - tan", model) == scores("1 - 2")
+
+
+def test_an_unknown_name_lists_the_nearest():
+    with pytest.raises(opsin.InputError, match=r"unknown class 'beegle'; nearest: beagle"):
+        objectives.parse("beegle", MODEL)
+    with pytest.raises(opsin.InputError, match=r"unknown class 'goldfisch'; nearest: goldfish"):
+        objectives.parse("2*goldfisch - 0", MODEL)
+
+
+def test_without_class_names_a_class_is_an_index():
+    model = nets.model(nets.plain(), labels=None)
+    assert scores("3", model) == scores(3)
+    with pytest.raises(opsin.InputError, match="no class names"):
+        objectives.parse("beagle", model)
+
+
+# --- ranges
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        (5, "class 5 does not exist.*0 to 4"),
+        (-1, "class -1 does not exist.*0 to 4"),
+        ("7", "class 7 does not exist.*0 to 4"),
+        ("conv2:6", "'conv2' has channels 0 to 5, not 6"),
+        ("conv2:1@8,0", "8,0 is outside layer 'conv2', which is 8x8"),
+        ("conv2:1@0,8", "0,8 is outside"),
+        ("fc:1@0,0", "'fc' has no positions: write fc:1"),
+        ("fc:5", "'fc' has channels 0 to 4, not 5"),
+        ("conv3:1", "unknown layer 'conv3'; nearest: conv"),
+        (opsin.channel("conv2", -1), "channels 0 to 5, not -1"),
+        (opsin.unit("conv2", 1, -1, 0), "-1,0 is outside"),
+    ],
+)
+def test_what_is_out_of_range_is_refused_with_the_range(target, said):
+    with pytest.raises(opsin.InputError, match=said):
+        scores(target)
+
+
+@pytest.mark.parametrize("target", [1.5, True, object(), {"class": 1}])
+def test_what_is_no_target_is_refused(target):
+    with pytest.raises(opsin.InputError, match="a target is"):
+        objectives.resolve(target, MODEL, 2)
+
+
+def test_a_class_needs_a_row_of_classes():
+    net = nets.chain(conv=nets.conv([[[[1.0]], [[0.0]], [[0.0]]]]))
+    with pytest.raises(
+        opsin.InputError, match=r"output of \(n, classes\), this network gives \(2, 1, 16, 16\)"
+    ):
+        scores(0, nets.model(net, labels=None))
+
+
+# --- one for each image
+
+
+def test_each_image_may_have_its_own_target():
+    assert scores([2, "conv2:1"]) == [scores(2)[0], scores("conv2:1")[1]]
+    assert scores(["beagle", None]) == [scores(2)[0], scores(None)[1]]
+    mixed = objectives.resolve((opsin.logit(1), "conv2:1 - 0"), MODEL, 2)
+    assert mixed.layers == ("output", "conv2")
+
+
+@pytest.mark.parametrize("targets", [[0], [0, 1, 2], []])
+def test_the_number_of_targets_is_that_of_the_images(targets):
+    with pytest.raises(opsin.InputError, match=f"{len(targets)} targets for 2 images"):
+        objectives.resolve(targets, MODEL, 2)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        None,
+        2,
+        "conv2:1",
+        [None, 3],
+        ["beagle", None],
+        objectives.predicted() - 2 * opsin.logit(2),
+        -objectives.predicted(),
+        opsin.logit(2) + objectives.each([opsin.logit(0), objectives.predicted()]),
+    ],
+)
+def test_for_one_image_it_asks_the_same_of_any_batch(target):
+    objective = objectives.resolve(target, MODEL, 2)
+    run = MODEL.run(IMAGES, objective.layers)
+    for index in range(2):
+        alone = objective.for_image(run, index)
+        assert alone.score(run)[index] == objective.score(run)[index]
+        several = MODEL.run(IMAGES[index].expand(3, -1, -1, -1), alone.layers)
+        expected = objective.score(run)[index].expand(3)
+        torch.testing.assert_close(alone.score(several), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_the_predicted_class_is_pinned_to_the_image_that_it_was_predicted_for():
+    predicted = RUN["output"].argmax(1).tolist()
+    assert predicted[0] != predicted[1]
+    pinned = objectives.pinned(objectives.predicted(), RUN)
+    swapped = MODEL.run(IMAGES.flip(0))
+    expected = [swapped["output"][0, predicted[0]].item(), swapped["output"][1, predicted[1]].item()]
+    assert pinned.score(swapped).tolist() == expected
+    assert expected != swapped["output"].amax(1).tolist()
+
+
+def test_scores_can_be_differentiated_for_each_image_alone():
+    objective = objectives.resolve([2, "conv2:1"], MODEL, 2)
+    run = MODEL.run(IMAGES, objective.layers, start="image")
+    (gradient,) = torch.autograd.grad(objective.score(run)[0], run["image"])
+    assert gradient[0].any()
+    assert not gradient[1].any()
