@@ -9,6 +9,7 @@ from torch.utils.checkpoint import checkpoint
 import nets
 import opsin
 import reference
+from opsin import rules
 from opsin.techniques.saliency import saliency
 
 IMAGES = nets.images(2)
@@ -243,6 +244,22 @@ def test_a_rule_ends_with_its_call(name):
     assert saliency(model, IMAGES, target=0) == before
     (gradient,) = torch.autograd.grad(kept["output"][:, 0].sum(), kept["image"])
     assert torch.equal(gradient, before.extras["gradient"])
+
+
+def test_a_rule_holds_inside_its_block_alone():
+    seen = nets.model(nets.plain()).run(IMAGES, start="image")
+
+    def gradient() -> Tensor:
+        return torch.autograd.grad(seen["output"][:, 0].sum(), seen["image"], retain_graph=True)[0]
+
+    before = gradient()
+    with rules.applied(rules.guided, [seen["output"]]):
+        inside = gradient()
+    with pytest.raises(ValueError, match="no"), rules.applied(rules.deconvnet, [seen["output"]]):
+        raise ValueError("no")
+    assert not torch.allclose(inside, before)
+    assert torch.equal(inside, run("guided_backprop", nets.plain(), 0).values)
+    assert torch.equal(gradient(), before)
 
 
 def test_the_oracle_leaves_other_calls_alone():

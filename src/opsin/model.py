@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.jit._script import RecursiveScriptModule
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from opsin.errors import InputError, NetworkError, OpsinError, unknown
@@ -129,6 +130,10 @@ class Model:
     ) -> None:
         if not isinstance(network, nn.Module):
             raise InputError(f"a Model takes a torch.nn.Module, got {type(network).__name__}")
+        if any(isinstance(module, RecursiveScriptModule) for module in network.modules()):
+            raise InputError("a scripted network hides its layers: give the nn.Module that was scripted")
+        if any(weight.is_inference() for weight in (*network.parameters(), *network.buffers())):
+            raise InputError("a network made under torch.inference_mode() has no gradients: make it outside")
         if not (len(mean) == len(std) and len(mean) in (1, 3)):
             raise InputError(f"mean and std take 1 or 3 numbers each, got {len(mean)} and {len(std)}")
         self.network: nn.Module = getattr(network, "_orig_mod", network)
@@ -140,6 +145,7 @@ class Model:
         with _locks_lock:
             self._lock = _locks.setdefault(self.network, threading.RLock())
         self._fingerprint: tuple[Any, str, bool] | None = None
+        self._copies: dict[int, tuple[Tensor, int, Tensor]] = {}  # of buffers, with the version copied
         # On CPUs channels_last takes 0.69 to 1.0 of the time (benchmarks/attribution.py)
         on_cpu = self.device.type == "cpu"
         self._memory_format = torch.channels_last if on_cpu else torch.contiguous_format
@@ -297,7 +303,7 @@ class Model:
             run = self.run(self._noise(), ("output", call.name), start=call.name)
             if not run["output"].requires_grad:
                 continue
-            with torch.enable_grad():
+            with torch.inference_mode(False), torch.enable_grad():
                 score = run["output"].flatten(1).amax(1).sum()
             (gradient,) = torch.autograd.grad(score, run[call.name], allow_unused=True)
             if gradient is not None and run.as_maps(gradient, call.name).any():
@@ -306,7 +312,11 @@ class Model:
 
     @property
     def fingerprint(self) -> str:
-        """The SHA-256 of all weights and buffers: names, dtypes, shapes and bytes."""
+        """The SHA-256 of all weights and buffers: names, dtypes, shapes and bytes.
+
+        It is computed anew when a tensor's version has changed, or its middle number: an edit through
+        `.data` that spares that number goes unnoticed.
+        """
         return self._weigh()[0]
 
     @property
@@ -330,7 +340,7 @@ class Model:
     def _weigh(self) -> tuple[str, bool]:
         with self._lock:
             state = {k: v for k, v in self.network.state_dict().items() if isinstance(v, Tensor)}
-            key = [(name, t.data_ptr(), t._version) for name, t in state.items()]
+            key = [(name, t.data_ptr(), t._version, _sample(t)) for name, t in state.items()]
             if self._fingerprint is None or self._fingerprint[0] != key:
                 digest, finite = hashlib.sha256(), True
                 for name, tensor in state.items():
@@ -360,7 +370,11 @@ class Model:
             return capture(layer, counts[layer], output)
 
         with ExitStack() as stack:
-            stack.enter_context(_as_found(self.network))
+            if any(module.training for module in self.network.modules()):
+                # what a backward recomputes would be recomputed in training mode
+                said = "gradient checkpointing recomputes activations in training mode: call .eval() before"
+                stack.enter_context(torch.autograd.graph.disable_saved_tensors_hooks(said))
+            stack.enter_context(self._as_found())
             modules = dict(self.network.named_modules()) if layers else {}
             for layer in layers:
                 stack.callback(modules[layer].register_forward_hook(partial(hook, layer)).remove)
@@ -374,37 +388,40 @@ class Model:
                 shape = "x".join(map(str, x.shape))
                 raise NetworkError(f"{self.name} failed on an input of {shape}: {error}") from error
 
+    @contextmanager
+    def _as_found(self) -> Iterator[None]:
+        """Evaluation mode and frozen parameters; flags, buffers and random state come back at the end."""
+        modules = list(self.network.modules())
+        training = [m for m in modules if m.training]
+        trainable = [p for p in self.network.parameters() if p.requires_grad]
+        buffers = [(m, name, b) for m in modules for name, b in m._buffers.items() if b is not None]
+        for _, _, buffer in buffers:
+            kept = self._copies.get(id(buffer))
+            if kept is None or kept[0] is not buffer or kept[1] != buffer._version:
+                self._copies[id(buffer)] = (buffer, buffer._version, buffer.clone())
+        devices = {t.device for t in (*self.network.parameters(), *self.network.buffers()) if t.is_cuda}
+        with torch.random.fork_rng(devices):
+            try:
+                for module in training:
+                    module.training = False
+                for parameter in trainable:
+                    parameter.requires_grad_(False)
+                yield
+            finally:
+                for module in training:
+                    module.training = True
+                for parameter in trainable:
+                    parameter.requires_grad_(True)
+                for module, name, buffer in buffers:
+                    module._buffers[name] = buffer
+                    if buffer._version != self._copies[id(buffer)][1]:
+                        with torch.no_grad():
+                            buffer.copy_(self._copies.pop(id(buffer))[2])
 
-@contextmanager
-def _as_found(network: nn.Module) -> Iterator[None]:
-    """Evaluation mode and frozen parameters; flags, buffers and the random state come back at the end."""
-    modules = list(network.modules())
-    training = [m for m in modules if m.training]
-    trainable = [p for p in network.parameters() if p.requires_grad]
-    buffers = [
-        (m, name, b, b._version, b.clone())
-        for m in modules
-        for name, b in m._buffers.items()
-        if b is not None
-    ]
-    devices = {b.device for b in (*network.parameters(), *network.buffers()) if b.is_cuda}
-    with torch.random.fork_rng(devices):
-        try:
-            for module in training:
-                module.training = False
-            for parameter in trainable:
-                parameter.requires_grad_(False)
-            yield
-        finally:
-            for module in training:
-                module.training = True
-            for parameter in trainable:
-                parameter.requires_grad_(True)
-            for module, name, buffer, version, value in buffers:
-                module._buffers[name] = buffer
-                if buffer._version != version:
-                    with torch.no_grad():
-                        buffer.copy_(value)
+
+def _sample(tensor: Tensor) -> float:
+    """One of its numbers: edits through `tensor.data` change them without counting a version."""
+    return float(tensor.detach().flatten()[tensor.numel() // 2]) if tensor.numel() else 0.0
 
 
 def _tensor_in(output: Any) -> Tensor | None:

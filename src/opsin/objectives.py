@@ -20,7 +20,7 @@ from opsin.errors import InputError, unknown
 from opsin.model import Activations, Model
 
 UNIT = re.compile(r"^(?P<layer>.+):(?P<channel>\d+)(@(?P<row>\d+),(?P<column>\d+))?$")
-TERM = re.compile(r"^(?:(?P<weight>[+-]?\d*\.?\d+(?:e-?\d+)?)\*)?(?P<body>.+)$")
+TERM = re.compile(r"^(?:(?P<weight>[+-]?\d*\.?\d+(?:e[+-]?\d+)?)\*)?(?P<body>.+)$")
 MAX_CANDIDATES = 12
 
 
@@ -97,14 +97,18 @@ def predicted() -> Objective:
     return Objective(
         "predicted class",
         ("output",),
-        lambda a: _classes(a).amax(1),
+        lambda a: _classes(a).max(1).values,  # of equal ones the first, as argmax; amax would mix them
         lambda a, i: logit(int(_classes(a)[i].argmax())),
     )
 
 
 def channel(layer: str, index: int) -> Objective:
     """The mean of one channel of a layer over its positions."""
-    return Objective(f"{layer}:{index}", (layer,), lambda a: _channel(a, layer, index).flatten(1).mean(1))
+
+    def score(activations: Activations) -> Tensor:
+        return _channel(activations, layer, index)[:, None].flatten(1).mean(1)  # (n, h, w) or (n,) -> (n,)
+
+    return Objective(f"{layer}:{index}", (layer,), score)
 
 
 def unit(layer: str, index: int, row: int, column: int) -> Objective:
@@ -163,6 +167,8 @@ def resolve(target: object, model: Model, n: int | None = None) -> Objective:
 def parse(text: str, model: Model) -> Objective:
     """The objective that `text` writes, in the form that this module's docstring shows."""
     text = text.strip()
+    if not text:
+        raise InputError("an empty target: give a class, or layer:channel")
     if text == predicted().name:
         return predicted()
     if model.labels and (index := _class_index(text, model, strict=False)) is not None:

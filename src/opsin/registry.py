@@ -155,7 +155,7 @@ def _run(
         photos.check(given["images"])
         digest = hashlib.sha256(given["images"].detach().cpu().float().contiguous().numpy().tobytes())
         arguments["images"] = {"shape": list(given["images"].shape), "sha256": digest.hexdigest()}
-        given["images"] = given["images"].to(model.device)
+        given["images"] = given["images"].detach().to(model.device)
     for name, parameter in about.parameters.items():
         value = given[name]
         if parameter.arg.role == "target":
@@ -163,6 +163,8 @@ def _run(
             arguments[name] = value.name
         elif parameter.arg.role == "layer":
             value = model.default_layer if value is None else value
+            if not isinstance(value, str):
+                raise InputError(f"{about.name}: {name} is a layer's name, not {value!r}")
             model.call(value)  # raises on an unknown one
             arguments[name] = value
         else:
@@ -189,7 +191,7 @@ def _check(name: str, parameter: Parameter, value: Any) -> None:
         return
     numeric = (int, float) if kind is float else kind
     if not isinstance(value, numeric) or (isinstance(value, bool) and kind is not bool):
-        raise InputError(f"{name}: {parameter.name} is a {kind.__name__}, not {value!r}")
+        raise InputError(f"{name}: {parameter.name} is a {getattr(kind, '__name__', kind)}, not {value!r}")
     if arg.least is not None and not value >= arg.least:
         raise InputError(f"{name}: {parameter.name} is at least {arg.least:g}, not {value}")
     if arg.most is not None and not value <= arg.most:

@@ -260,7 +260,7 @@ def writing(folder: str | Path) -> Iterator[Path]:
 
 def _plain(values: Tensor) -> Tensor:
     """On the CPU, without a graph, in a dtype that NumPy has."""
-    values = values.detach().cpu().contiguous()
+    values = values.detach().cpu().contiguous().clone()  # not the network's or the caller's own
     return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
 
 

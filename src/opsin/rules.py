@@ -47,14 +47,14 @@ RECTIFIERS: dict[str, Callable[[Any], bool]] = {
     "ClampBackward": lambda node: _zero(node._saved_min),
     "ClampMinBackward": lambda node: _zero(node._saved_min),
     "ThresholdBackward": lambda node: _zero(node._saved_threshold),
-    "MaximumBackward": lambda node: _zero(node._saved_other),
+    "MaximumBackward": lambda node: _zero(node._saved_other) or _zero(node._saved_self),
     "LeakyReluBackward": lambda node: True,
     "PreluKernelBackward": lambda node: True,
     "RreluWithNoiseBackward": lambda node: True,
 }
 OTHER_ACTIVATIONS = ("Elu", "Celu", "Gelu", "Silu", "Mish", "Hardswish", "Softplus", "LogSigmoid", "Tanh")
 # Nodes behind which operations, rectifiers among them, are hidden from the graph.
-OPAQUE = ("CompiledFunction", "CheckpointFunction", "torch::jit")
+OPAQUE = ("CompiledFunction", "CheckpointFunction", "torch::jit", "torch::autograd::CopySlices")
 
 
 @contextmanager
@@ -97,7 +97,8 @@ def _hooked(node: Node, rule: Rule) -> Any:
         return node.register_prehook(lambda gradients: (rule.signal(gradients[0]), *gradients[1:]))
 
     def ungated(inputs: tuple[Any, ...], outputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (rule.signal(outputs[0]), *inputs[1:])
+        place = next(i for i, one in enumerate(inputs) if one is not None)  # the second of maximum(0, x)
+        return (*inputs[:place], rule.signal(outputs[0]), *inputs[place + 1 :])
 
     return node.register_hook(ungated)
 

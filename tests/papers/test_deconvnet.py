@@ -52,9 +52,11 @@ def test_of_a_class_the_score_is_projected():
     assert torch.equal(got, by_default)
 
 
-def test_a_unit_that_does_not_fire_projects_to_nothing_and_the_record_says_so():
-    dead = np.argwhere(reference.forward(NET, reference.array(IMAGES[0]))["relu2"] == 0)[0]
-    result = opsin.deconvnet(MODEL, IMAGES[:1], target=f"relu2:{dead[0]}@{dead[1]},{dead[2]}")
+@pytest.mark.parametrize("layer", ["conv2", "relu2"])
+def test_a_unit_that_does_not_fire_projects_to_nothing_and_the_record_says_so(layer):
+    a = reference.forward(NET, reference.array(IMAGES[0]))
+    dead = np.argwhere(a["conv2"] < 0)[0]
+    result = opsin.deconvnet(MODEL, IMAGES[:1], target=f"{layer}:{dead[0]}@{dead[1]},{dead[2]}")
     assert not result.values.any()
     assert any("image 0: the unit does not fire" in said for said in result.record.notes)
 

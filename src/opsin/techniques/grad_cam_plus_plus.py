@@ -25,8 +25,8 @@ def grad_cam_plus_plus(
     map, as it overflows. Raises what `grad_cam` raises.
     """
     maps, gradient, _ = layer_gradient(model, images, target, layer)
-    below = 2 * gradient**2 + gradient**3 * maps.sum((2, 3), keepdim=True)
-    share = torch.where(below != 0, gradient**2 / torch.where(below != 0, below, 1), 0)
+    below = 2 + gradient * maps.sum((2, 3), keepdim=True)  # over g², which would underflow
+    share = torch.where((gradient != 0) & (below != 0), 1 / torch.where(below != 0, below, 1), 0)
     weights = (share * gradient.relu()).sum((2, 3), keepdim=True)
     heat = (weights * maps).sum(1, keepdim=True).relu()
     return Heatmap(heat, images, signed=False, overlay=True)
