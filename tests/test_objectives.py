@@ -346,3 +346,10 @@ def test_scores_can_be_differentiated_for_each_image_alone():
     (gradient,) = torch.autograd.grad(objective.score(run)[0], run["image"])
     assert gradient[0].any()
     assert not gradient[1].any()
+
+
+@pytest.mark.parametrize("make", [np.int64, torch.tensor, np.array])
+def test_indices_of_other_libraries_are_targets(make):
+    assert objectives.resolve(make(3), nets.model(nets.plain())).name.startswith("3 ")
+    if make is not np.int64:
+        assert objectives.resolve(make([3, 1]), nets.model(nets.plain()), 2).name.split("; ")[1].startswith("1 ")

@@ -438,24 +438,25 @@ def _replaced(output: Any, old: Tensor, new: Tensor) -> Any:
     return tree_unflatten([new if leaf is old else leaf for leaf in leaves], spec)
 
 
+def _tiles(h: int, w: int, size: tuple[int, int]) -> bool:
+    """Whether h x w positions have the image's aspect ratio, up to rounding."""
+    return h <= size[0] and w <= size[1] and abs(h * size[1] - w * size[0]) <= max(size)
+
+
 def _layout(shape: tuple[int, ...], size: tuple[int, int]) -> tuple[Layout, tuple[int, int] | None, int]:
     """How the output of one image of `size` lies, its extent, and its prefix tokens."""
-
-    def tiles(h: int, w: int) -> bool:  # the image's aspect ratio, up to rounding
-        return h <= size[0] and w <= size[1] and abs(h * size[1] - w * size[0]) <= max(size)
-
     if len(shape) == 2:
         return "vector", None, 0
     if not shape or shape[0] != 1:
         return "other", None, 0
-    if len(shape) == 4 and tiles(shape[2], shape[3]):
+    if len(shape) == 4 and _tiles(shape[2], shape[3], size):
         return "maps", (shape[2], shape[3]), 0
-    if len(shape) == 4 and tiles(shape[1], shape[2]):
+    if len(shape) == 4 and _tiles(shape[1], shape[2], size):
         return "maps_last", (shape[1], shape[2]), 0
     if len(shape) == 3:
         for prefix in range(MAX_PREFIX_TOKENS + 1):
             patches = shape[1] - prefix
             h = round((max(patches, 0) * size[0] / size[1]) ** 0.5)
-            if h > 1 and patches % h == 0 and tiles(h, patches // h):
+            if h > 1 and patches % h == 0 and _tiles(h, patches // h, size):
                 return "tokens", (h, patches // h), prefix
     return "other", None, 0

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -153,6 +154,8 @@ def resolve(target: object, model: Model, n: int | None = None) -> Objective:
         return predicted()
     if isinstance(target, Objective):
         return target
+    if isinstance(target, Tensor | np.ndarray | np.generic):
+        target = target.tolist()  # a class index, or one for each image
     if isinstance(target, int) and not isinstance(target, bool):
         return logit(target, _class_name(target, model))
     if isinstance(target, str):

@@ -226,7 +226,7 @@ class Gallery(Result):
 def data_uri(picture: Image.Image) -> str:
     """The picture as a PNG inside a `data:` address, for a page that needs no other file."""
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG", optimize=True)
+    picture.save(buffer, "PNG")
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 

@@ -48,7 +48,7 @@ def occlusion(
     whole = model.run(images, layers)
     base = target.score(whole)
     batches = [(i, part) for i in range(len(images)) for part in chunks(len(squares), size)]
-    scores = torch.empty(len(images), len(squares), dtype=base.dtype)
+    scores = torch.empty(len(images), len(squares), dtype=torch.promote_types(base.dtype, torch.float32))
     classes = torch.zeros(len(images), len(squares), dtype=torch.long)
     for index, part in steps(batches, len(batches), "occlusion"):
         covered = _covered(images[index], squares[part], patch, fill)
