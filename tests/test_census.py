@@ -6,7 +6,6 @@ gate that flips by rounding would blur what is compared.
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -16,11 +15,10 @@ import timm
 import torch
 import torchvision
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.overrides import TorchFunctionMode
 
 import opsin
+from oracle import Rectifiers
 
 MEAN, STD = 0.5, 0.25
 CLASSES = 10
@@ -67,7 +65,14 @@ class Member:
     options: dict[str, Any] = field(default_factory=dict)
 
 
-SMALL_VIT = {"image_size": 64, "patch_size": 16, "num_layers": 3, "num_heads": 4, "hidden_dim": 64, "mlp_dim": 128}
+SMALL_VIT = {
+    "image_size": 64,
+    "patch_size": 16,
+    "num_layers": 3,
+    "num_heads": 4,
+    "hidden_dim": 64,
+    "mlp_dim": 128,
+}
 SMALL_MAXVIT = {
     "input_size": (64, 64),
     "stem_channels": 16,
@@ -78,70 +83,77 @@ SMALL_MAXVIT = {
     "stochastic_depth_prob": 0.2,
 }
 DEFAULT_WEIGHTS = {"init_weights": False}
+SIDE_64 = {"img_size": 64}
+SHALLOW = {"img_size": 64, "depth": 3}
+SHALLOW_SWIN = {"img_size": 64, "depths": (1, 1, 2, 1)}
 
 MEMBERS = [
-    Member("torchvision:alexnet", 64, "features.11"),
+    Member("torchvision:alexnet", 64, "features.11", "features.10"),
     Member("torchvision:convnext_tiny", 64, "features"),
-    Member("torchvision:densenet121", 64, "features"),
-    Member("torchvision:efficientnet_b0", 64, "features"),
-    Member("torchvision:efficientnet_v2_s", 64, "features"),
-    Member("torchvision:googlenet", 64, "inception5b", options=DEFAULT_WEIGHTS),
-    Member("torchvision:inception_v3", 107, "Mixed_7c", options=DEFAULT_WEIGHTS),
+    Member("torchvision:densenet121", 64, "features", "features.norm5"),
+    Member("torchvision:efficientnet_b0", 64, "features", "features.8.1"),
+    Member("torchvision:efficientnet_v2_s", 64, "features", "features.7.1"),
+    Member("torchvision:googlenet", 64, "inception5b", "inception5b.branch4.1.bn", options=DEFAULT_WEIGHTS),
+    Member("torchvision:inception_v3", 107, "Mixed_7c", "Mixed_7c.branch_pool.bn", options=DEFAULT_WEIGHTS),
     Member("torchvision:MaxVit", 64, "blocks.3", options=SMALL_MAXVIT),
-    Member("torchvision:mnasnet0_5", 64, "layers"),
-    Member("torchvision:mobilenet_v2", 64, "features"),
-    Member("torchvision:mobilenet_v3_small", 64, "features"),
-    Member("torchvision:regnet_x_400mf", 64, "trunk_output"),
-    Member("torchvision:regnet_y_400mf", 64, "trunk_output"),
-    Member("torchvision:resnet18", 64, "layer4"),
-    Member("torchvision:resnext50_32x4d", 64, "layer4"),
-    Member("torchvision:wide_resnet50_2", 64, "layer4"),
-    Member("torchvision:shufflenet_v2_x0_5", 64, "conv5"),
-    Member("torchvision:squeezenet1_1", 64, "classifier.2"),
+    Member("torchvision:mnasnet0_5", 64, "layers", "layers.15"),
+    Member("torchvision:mobilenet_v2", 64, "features", "features.18.1"),
+    Member("torchvision:mobilenet_v3_small", 64, "features", "features.12.1"),
+    Member("torchvision:regnet_x_400mf", 64, "trunk_output", "trunk_output.block4.block4-11.f.b.1"),
+    Member("torchvision:regnet_y_400mf", 64, "trunk_output", "trunk_output.block4.block4-5.f.b.1"),
+    Member("torchvision:resnet18", 64, "layer4", "layer4.1.bn2"),
+    Member("torchvision:resnext50_32x4d", 64, "layer4", "layer4.2.bn3"),
+    Member("torchvision:wide_resnet50_2", 64, "layer4", "layer4.2.bn3"),
+    Member("torchvision:shufflenet_v2_x0_5", 64, "conv5", "conv5.1"),
+    Member("torchvision:squeezenet1_1", 64, "classifier.2", "classifier.1"),
     Member("torchvision:swin_t", 64, "permute"),
     Member("torchvision:swin_v2_t", 64, "permute"),
-    Member("torchvision:vgg11", 64, "features.19"),
-    Member("torchvision:vgg11_bn", 64, "features.27"),
-    Member("torchvision:VisionTransformer", 64, "encoder.layers.encoder_layer_2.ln_1", layout=tokens(1), options=SMALL_VIT),
-    Member("timm:resnet10t", 64, "layer4"),
+    Member("torchvision:vgg11", 64, "features.19", "features.18"),
+    Member("torchvision:vgg11_bn", 64, "features.27", "features.26"),
+    Member(
+        "torchvision:VisionTransformer", 64, "encoder.layers.encoder_layer_2.ln_1", None, tokens(1), SMALL_VIT
+    ),
+    Member("timm:resnet10t", 64, "layer4", "layer4.0.bn2"),
     Member("timm:resnetv2_18", 64, "norm"),
     Member("timm:tf_efficientnet_lite0", 64, "bn2"),
     Member("timm:tinynet_e", 64, "bn2"),
     Member("timm:mobilenetv3_small_050", 64, "blocks"),
     Member("timm:hardcorenas_a", 64, "blocks"),
-    Member("timm:ghostnet_050", 64, "blocks"),
-    Member("timm:mobileone_s0", 64, "stages"),
+    Member("timm:ghostnet_050", 64, "blocks", "blocks.8.3.ghost1.cheap_operation.1"),
+    Member("timm:mobileone_s0", 64, "stages", "stages.3.0.conv_scale.bn"),
     Member("timm:repvgg_a0", 64, "stages"),
     Member("timm:rexnet_100", 64, "features"),
-    Member("timm:dla46_c", 64, "level5"),
+    Member("timm:dla46_c", 64, "level5", "level5.root.bn"),
     Member("timm:dpn48b", 64, "features"),
-    Member("timm:hrnet_w18_small", 64, "final_layer"),
-    Member("timm:res2net50_48w_2s", 64, "layer4"),
-    Member("timm:resnest14d", 64, "layer4"),
-    Member("timm:skresnet18", 64, "layer4"),
-    Member("timm:selecsls42", 64, "head.1"),
+    Member("timm:hrnet_w18_small", 64, "final_layer", "final_layer.1"),
+    Member("timm:res2net50_48w_2s", 64, "layer4", "layer4.2.bn3"),
+    Member("timm:resnest14d", 64, "layer4", "layer4.0.bn3"),
+    Member("timm:skresnet18", 64, "layer4", "layer4.1.conv2.bn"),
+    Member("timm:selecsls42", 64, "head.1", "head.1.1"),
     Member("timm:tresnet_m", 64, "body"),
     Member("timm:darknet17", 64, "stages"),
-    Member("timm:legacy_xception", 64, "act4"),
-    Member("timm:nf_regnet_b0", 64, "final_act"),
+    Member("timm:legacy_xception", 64, "act4", "bn4"),
+    Member("timm:nf_regnet_b0", 64, "final_act", "stages.3.5.conv1"),
     Member("timm:fastvit_t8", 64, "final_conv"),
     Member("timm:mobilevitv2_050", 64, "stages"),
     Member("timm:poolformerv2_s12", 64, "stages"),
     Member("timm:efficientformer_l1", 224, "norm", layout=tokens(0)),
-    Member("timm:volo_d1_224", 64, "norm", layout=tokens(1), options={"img_size": 64}),
+    Member("timm:volo_d1_224", 64, "norm", "patch_embed.conv.7", layout=tokens(1), options=SIDE_64),
     Member("timm:convnextv2_atto", 64, "stages"),
     Member("timm:inception_next_atto", 64, "stages"),
     Member("timm:edgenext_xx_small", 64, "stages"),
-    Member("timm:vit_tiny_patch16_224", 64, "blocks.2.norm1", layout=tokens(1), options={"img_size": 64, "depth": 3}),
-    Member("timm:deit_tiny_distilled_patch16_224", 64, "blocks.2.norm1", layout=tokens(2), options={"img_size": 64, "depth": 3}),
-    Member("timm:eva02_tiny_patch14_224", 56, "blocks.2", layout=tokens(1), options={"img_size": 56, "depth": 3}),
-    Member("timm:swin_tiny_patch4_window7_224", 64, "norm", layout=maps_last, options={"img_size": 64, "depths": (1, 1, 2, 1)}),
-    Member("timm:swinv2_tiny_window8_256", 64, "norm", layout=maps_last, options={"img_size": 64, "depths": (1, 1, 2, 1)}),
+    Member("timm:vit_tiny_patch16_224", 64, "blocks.2.norm1", layout=tokens(1), options=SHALLOW),
+    Member("timm:deit_tiny_distilled_patch16_224", 64, "blocks.2.norm1", layout=tokens(2), options=SHALLOW),
+    Member(
+        "timm:eva02_tiny_patch14_224", 56, "blocks.2", layout=tokens(1), options={"img_size": 56, "depth": 3}
+    ),
+    Member("timm:swin_tiny_patch4_window7_224", 64, "norm", layout=maps_last, options=SHALLOW_SWIN),
+    Member("timm:swinv2_tiny_window8_256", 64, "norm", layout=maps_last, options=SHALLOW_SWIN),
     Member("timm:pvt_v2_b0", 64, "stages"),
-    Member("timm:mixer_s32_224", 64, "norm", layout=tokens(0), options={"img_size": 64}),
-    Member("timm:xcit_nano_12_p16_224", 64, "cls_attn_blocks.1.norm1", layout=tokens(1), options={"img_size": 64}),
-    Member("timm:cait_xxs24_224", 64, "blocks_token_only.1.norm1", layout=tokens(1), options={"img_size": 64, "depth": 3}),
-    Member("timm:coat_lite_tiny", 64, "serial_blocks4.1.norm1", layout=tokens(1), options={"img_size": 64}),
+    Member("timm:mixer_s32_224", 64, "norm", layout=tokens(0), options=SIDE_64),
+    Member("timm:xcit_nano_12_p16_224", 64, "cls_attn_blocks.1.norm1", layout=tokens(1), options=SIDE_64),
+    Member("timm:cait_xxs24_224", 64, "blocks_token_only.1.norm1", layout=tokens(1), options=SHALLOW),
+    Member("timm:coat_lite_tiny", 64, "serial_blocks4.1.norm1", layout=tokens(1), options=SIDE_64),
     Member("timm:crossvit_9_240", 240, "blocks.2.fusion.1.norm1", layout=tokens(1)),
     Member("timm:levit_128s", 128, "stages", layout=tokens(0), options={"img_size": 128}),
 ]
@@ -185,98 +197,6 @@ def wake(network: nn.Module, images: Tensor) -> None:
             norm.momentum = momentum
 
 
-# --- The second way to a rule -----------------------------------------------------------------------
-
-
-class Rectified(torch.autograd.Function):
-    """A rectifier min(max(x, slope·x), high) with a backward pass that follows the rule of the day."""
-
-    @staticmethod
-    def forward(context: Any, x: Tensor, slope: float, high: float, watch: "Rectifiers") -> Tensor:
-        context.save_for_backward((x > 0) & (x < high))
-        context.slope, context.watch = slope, watch
-        return torch.where(x > 0, x.clamp(max=high), slope * x)
-
-    @staticmethod
-    def backward(context: Any, signal: Tensor) -> tuple[Tensor, None, None, None]:
-        (passes,) = context.saved_tensors
-        context.watch.passed += 1
-        if context.watch.rule != "plain":
-            signal = signal.clamp(min=0)
-        if context.watch.rule != "deconvnet":
-            signal = torch.where(passes, signal, context.slope * signal)
-        return signal, None, None, None
-
-
-Spelling = Callable[..., tuple[float, float, bool] | None]  # -> slope below zero, upper bound, in place
-
-
-def _relu(_x: Tensor, inplace: bool = False) -> tuple[float, float, bool]:
-    return 0.0, math.inf, inplace
-
-
-def _relu6(_x: Tensor, inplace: bool = False) -> tuple[float, float, bool]:
-    return 0.0, 6.0, inplace
-
-
-def _hardtanh(
-    _x: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False
-) -> tuple[float, float, bool] | None:
-    return (0.0, max_val, inplace) if min_val == 0 else None
-
-
-def _clamp(_x: Tensor, min: Any = None, max: Any = None) -> tuple[float, float, bool] | None:
-    if isinstance(min, Tensor) or isinstance(max, Tensor) or min != 0:
-        return None
-    return 0.0, math.inf if max is None else max, False
-
-
-def _threshold(
-    _x: Tensor, threshold: float, value: float, inplace: bool = False
-) -> tuple[float, float, bool] | None:
-    return (0.0, math.inf, inplace) if threshold == value == 0 else None
-
-
-def _leaky_relu(
-    _x: Tensor, negative_slope: float = 0.01, inplace: bool = False
-) -> tuple[float, float, bool]:
-    return negative_slope, math.inf, inplace
-
-
-SPELLINGS: dict[Any, Spelling] = {
-    **dict.fromkeys([F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_], _relu),
-    F.relu6: _relu6,
-    **dict.fromkeys([F.hardtanh, F.hardtanh_], _hardtanh),
-    **dict.fromkeys([torch.clamp, torch.clamp_, torch.clip, torch.clip_], _clamp),
-    **dict.fromkeys([Tensor.clamp, Tensor.clamp_, Tensor.clip, Tensor.clip_], _clamp),
-    **dict.fromkeys([torch.clamp_min, torch.clamp_min_, Tensor.clamp_min, Tensor.clamp_min_], _clamp),
-    **dict.fromkeys([F.threshold, F.threshold_, torch.threshold, torch.threshold_], _threshold),
-    **dict.fromkeys([F.leaky_relu, F.leaky_relu_], _leaky_relu),
-}
-
-
-class Rectifiers(TorchFunctionMode):
-    """Watches a forward and puts `Rectified` in the place of every rectifier that is called in it.
-
-    `passed` counts those that a backward pass went through: the ones between the target and the image.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.rule = "plain"
-        self.passed = 0
-
-    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        found = SPELLINGS[function](*args, **kwargs) if function in SPELLINGS else None
-        x = args[0] if args else None
-        if found is None or not x.requires_grad:
-            return function(*args, **kwargs)
-        slope, high, inplace = found
-        y = Rectified.apply(x, slope, high, self)
-        return x.copy_(y) if inplace or function.__name__.endswith("_") else y
-
-
 # --- A network with what is asked of it, each answer once -------------------------------------------
 
 
@@ -291,9 +211,7 @@ class Subject:
             wake(self.network, photos)
         self.images = photos[:2]
         self.found = state(self.network)
-        self.model = opsin.Model(
-            self.network, mean=(MEAN,) * 3, std=(STD,) * 3, size=side, name=member.name
-        )
+        self.model = opsin.Model(self.network, mean=(MEAN,) * 3, std=(STD,) * 3, size=side, name=member.name)
 
     @cached_property
     def plain(self) -> Tensor:
@@ -325,7 +243,10 @@ class Subject:
 
     @cached_property
     def answers(self) -> dict[str, Tensor | opsin.NetworkError]:
-        return {"guided_backprop": self._answer(opsin.guided_backprop), "deconvnet": self._answer(opsin.deconvnet)}
+        return {
+            "guided_backprop": self._answer(opsin.guided_backprop),
+            "deconvnet": self._answer(opsin.deconvnet),
+        }
 
     def _answer(self, technique: Callable[..., Any]) -> Tensor | opsin.NetworkError:
         try:
@@ -339,7 +260,7 @@ class Subject:
 
     @cached_property
     def overwritten(self) -> str | None:
-        """The last layer with weights and a spatial extent whose result did not live to the end of the forward."""
+        """The last layer with weights and a spatial extent whose result is overwritten in the forward."""
         seen: list[tuple[str, Tensor, Tensor]] = []
         times: dict[str, int] = {}
 
@@ -351,7 +272,9 @@ class Subject:
 
             return record
 
-        weighing = [(n, m) for n, m in self.network.named_modules() if any(True for _ in m.parameters(recurse=False))]
+        weighing = [
+            (n, m) for n, m in self.network.named_modules() if any(True for _ in m.parameters(recurse=False))
+        ]
         hooks = [module.register_forward_hook(hook(name)) for name, module in weighing]
         with torch.no_grad():
             self.network(normalised(self.images))
@@ -390,7 +313,12 @@ def state(network: nn.Module) -> dict[str, Any]:
         "identity": {n: (id(t), t.data_ptr(), t._version) for n, t in tensors.items()},
         "flags": {n: (t.requires_grad, t.grad is None) for n, t in tensors.items()},
         "modules": {
-            n: (type(m), m.training, *sorted(vars(m)), *(len(v) for k, v in vars(m).items() if k.endswith("_hooks")))
+            n: (
+                type(m),
+                m.training,
+                *sorted(vars(m)),
+                *(len(v) for k, v in vars(m).items() if k.endswith("_hooks")),
+            )
             for n, m in network.named_modules()
         },
     }
@@ -398,6 +326,15 @@ def state(network: nn.Module) -> dict[str, Any]:
 
 def close(a: Tensor, b: Tensor) -> bool:
     return a.shape == b.shape and bool((a - b).norm() <= ROUNDING * b.norm()) and bool(b.any())
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """The tensors are small: on a busy machine threads would only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module", params=MEMBERS, ids=lambda member: member.name)
@@ -417,7 +354,9 @@ def test_census_holds_every_family_of_torchvision() -> None:
     assert families <= {getattr(torchvision.models, name).__module__ for name in held}
 
 
-def test_rules_differ_from_the_gradient_exactly_where_rectifiers_lie_before_the_image(subject: Subject) -> None:
+def test_rules_differ_from_the_gradient_exactly_where_rectifiers_lie_before_the_image(
+    subject: Subject,
+) -> None:
     rectifiers, _ = subject.oracle
     assert close(opsin.saliency(subject.model, subject.images).extras["gradient"], subject.plain)
     signals = {"guided_backprop": torch.ones(2), "deconvnet": subject.scores}
@@ -462,4 +401,6 @@ def test_network_is_bit_identical_afterwards(subject: Subject) -> None:
     now = state(subject.network)
     for name, tensor in subject.found["bits"].items():
         assert torch.equal(tensor, now["bits"][name]), name
-    assert {k: v for k, v in now.items() if k != "bits"} == {k: v for k, v in subject.found.items() if k != "bits"}
+    assert {k: v for k, v in now.items() if k != "bits"} == {
+        k: v for k, v in subject.found.items() if k != "bits"
+    }

@@ -352,4 +352,5 @@ def test_scores_can_be_differentiated_for_each_image_alone():
 def test_indices_of_other_libraries_are_targets(make):
     assert objectives.resolve(make(3), nets.model(nets.plain())).name.startswith("3 ")
     if make is not np.int64:
-        assert objectives.resolve(make([3, 1]), nets.model(nets.plain()), 2).name.split("; ")[1].startswith("1 ")
+        both = objectives.resolve(make([3, 1]), nets.model(nets.plain()), 2)
+        assert both.name.split("; ")[1].startswith("1 ")

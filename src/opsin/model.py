@@ -296,10 +296,12 @@ class Model:
 
         Raises `NetworkError` where the network has no such layer.
         """
+        tried = None
         for call in reversed(self.calls.values()):
-            inner = call.layout != "maps" and call.kind.endswith("Linear")
+            inner = call.layout != "maps" and "Linear" in call.kind
             if call.passive or inner or call.extent in (None, (1, 1)):
                 continue
+            tried = call.name
             run = self.run(self._noise(), ("output", call.name), start=call.name)
             if not run["output"].requires_grad:
                 continue
@@ -308,6 +310,10 @@ class Model:
             (gradient,) = torch.autograd.grad(score, run[call.name], allow_unused=True)
             if gradient is not None and run.as_maps(gradient, call.name).any():
                 return call.name
+        if tried:
+            raise NetworkError(
+                f"the output of {self.name} depends on none of its layers (an untrained classifier of zeros?)"
+            )
         raise NetworkError(f"{self.name} has no layer with a spatial extent before its output")
 
     @property

@@ -54,7 +54,7 @@ RECTIFIERS: dict[str, Callable[[Any], bool]] = {
 }
 OTHER_ACTIVATIONS = ("Elu", "Celu", "Gelu", "Silu", "Mish", "Hardswish", "Softplus", "LogSigmoid", "Tanh")
 # Nodes behind which operations, rectifiers among them, are hidden from the graph.
-OPAQUE = ("CompiledFunction", "CheckpointFunction", "torch::jit", "torch::autograd::CopySlices")
+OPAQUE = ("CompiledFunction", "CheckpointFunction", "torch::jit")
 
 
 @contextmanager
@@ -74,6 +74,12 @@ def applied(rule: Rule, roots: Iterable[Tensor]) -> Iterator[None]:
                 raise NetworkError(
                     f"the {rule.name} rule cannot see inside {name}: run the network uncompiled, "
                     "unscripted and without gradient checkpointing"
+                )
+            # With one edge: relu_ and the like; add_, mul_ and assignment have two, and hide nothing.
+            if name == "torch::autograd::CopySlices" and len(node.next_functions) == 1:
+                raise NetworkError(
+                    f"the {rule.name} rule cannot see what an in-place operation on a view does: "
+                    "make it out of place"
                 )
             if kind in RECTIFIERS and RECTIFIERS[kind](node):
                 met[kind.removesuffix("Backward")] += 1
