@@ -28,7 +28,8 @@ def page(technique: Technique) -> str:
 
 **Paper.** {technique.paper}
 
-**Cost.** About {technique.cost} forward passes an image with the default settings, a backward pass counted as two.{asked}
+**Cost.** About {technique.cost} forward passes an image with the default settings, a backward pass
+counted as two.{asked}
 
 ```
 opsin {technique.name} {first}

@@ -259,7 +259,8 @@ def test_the_lists(call):
 
 
 def test_help_does_not_import_torch():
-    script = "import sys; from opsin import cli; sys.argv = ['opsin', '-h']; cli.main(); print('torch' in sys.modules)"
+    lines = ("import sys", "from opsin import cli", "sys.argv = ['opsin', '-h']", "cli.main()")
+    script = "\n".join((*lines, "print('torch' in sys.modules)"))
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "False"
     assert "grad_cam" in done.stdout
@@ -273,3 +274,33 @@ def test_record_is_json_that_others_can_read(here, call):
     assert "torch" in record["versions"]
     with np.load("out/values.npz") as values:
         assert values["values"].shape == (1, 1, 32, 32)
+
+
+def test_a_folder_that_only_looks_like_a_result_is_kept(here, call):
+    Path("data").mkdir()
+    Path("data/record.json").write_text("{}")
+    Path("data/thesis.txt").write_text("years")
+    assert call("saliency", "photo.png", *OWN, "-o", "data")[0] == 2
+    assert Path("data/thesis.txt").read_text() == "years"
+
+
+def test_a_failed_run_leaves_no_parent_folders(here, call):
+    assert call("saliency", "missing.png", *OWN, "-o", "new/a/b")[0] == 2
+    assert not Path("new").exists()
+
+
+def test_listing_layers_refuses_what_it_would_ignore(here, call):
+    code, _, err = call("layers", "net.py:good", "--tiles", "3")
+    assert code == 2
+    assert "tiles" in err
+
+
+def test_a_channel_target_needs_no_layer(here, call):
+    assert call("grad_cam", "photo.png", *OWN, "-t", "0.0:2", "-o", "out")[0] == 0
+    assert opsin.Result.load("out").record.arguments["layer"] == "0.0"
+
+
+def test_a_folder_of_several_results_names_them(here, call):
+    call("explain", "photo.png", *OWN, "--technique", "saliency", "-o", "out")
+    with pytest.raises(opsin.InputError, match=r"out/photo\.png/saliency"):
+        opsin.Result.load("out")

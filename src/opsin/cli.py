@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import click
+from click.core import ParameterSource
 
 from opsin import registry
 from opsin.errors import OpsinError
@@ -164,6 +165,12 @@ def _technique_command(name: str) -> click.Command:
         **settings: Any,
     ) -> None:
         if name == "layers" and _is_model(photos):
+            context = click.get_current_context()
+            given = {
+                p for p in context.params if context.get_parameter_source(p) is ParameterSource.COMMANDLINE
+            }
+            if unused := given - {"photos", "weights"}:
+                raise click.UsageError(f"listing the layers of a model takes no {', '.join(sorted(unused))}")
             _print_tree(photos[0], weights)
             return
         from opsin.results import writing
@@ -224,11 +231,13 @@ def _model(name: str, weights: str | None) -> "Model":
 
 
 def _model_and_photos(name: str, weights: str | None, photos: tuple[str, ...]) -> tuple["Model", Any]:
-    from opsin.images import open_photo, read
+    import torch
 
-    open_photo(photos[0])  # a wrong path is told before a network is built
+    from opsin.images import fit, open_photo
+
+    opened = [open_photo(path) for path in photos]  # a wrong one is told before a network is built
     model = _model(name, weights)
-    return model, read(list(photos), model)
+    return model, torch.stack([fit(photo, model) for photo in opened])
 
 
 def _write(results: list[Any], photos: tuple[str, ...], place: Path) -> None:

@@ -15,6 +15,8 @@ from opsin.model import Model
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"})
 MIN_SIDE = 8  # pixels; below this a photo shows nothing, and resizing it would invent a picture
+RANGES = (1, 255, 65535)  # of 32-bit and float greys, which do not say theirs: the least that holds them
+WIDEST = 64  # of a longer photo only the middle can be seen behind the centre crop, so only that is resized
 BACKGROUND = (255, 255, 255)  # what shows through transparent pixels
 
 
@@ -63,8 +65,14 @@ def open_photo(path: str | Path) -> Image.Image:
 def fit(photo: Image.Image, model: Model) -> Float[Tensor, "3 h w"]:
     """Resize and centre-crop a photo for the model, in [0, 1]."""
     height, width = model.size
+    if not model.squash and max(photo.size) > WIDEST * min(photo.size) * max(model.size) / min(model.size):
+        keep = [min(side, WIDEST * min(photo.size)) for side in photo.size]
+        left, top = ((side - kept) // 2 for side, kept in zip(photo.size, keep, strict=True))
+        photo = photo.crop((left, top, left + keep[0], top + keep[1]))
     h, w = int(height / model.crop), int(width / model.crop)  # what the crop is the centre of
-    if h * photo.width >= w * photo.height:
+    if model.squash:
+        size = (w, h)
+    elif h * photo.width >= w * photo.height:
         size = (max(w, int(h * photo.width / photo.height)), h)
     else:
         size = (w, max(h, int(w * photo.height / photo.width)))
@@ -92,7 +100,11 @@ def check(images: object) -> None:
 def _rgb(photo: Image.Image) -> Image.Image:
     if photo.mode in ("I", "F") or photo.mode.startswith("I;16"):
         deep = np.asarray(photo, np.float32)
-        top = 65535 if deep.max() > 1 else 1  # Pillow keeps 16-bit greys in these modes; 1 for float photos
+        top = (
+            65535
+            if photo.mode.startswith("I;16")
+            else next((t for t in RANGES if deep.max() <= t), deep.max())
+        )
         return Image.fromarray((deep / top * 255).clip(0, 255).round().astype(np.uint8)).convert("RGB")
     if photo.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in photo.info:
         layer = photo.convert("RGBA")

@@ -4,15 +4,17 @@ import hashlib
 import re
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
+from types import MappingProxyType
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float
+from PIL import Image
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.jit._script import RecursiveScriptModule
@@ -110,10 +112,11 @@ class Model:
     dtype and on its own device. A single mean makes a one-channel (grey) input of the mean over RGB.
 
     `size` is the side (or height, width) that photos are read at, `crop` the share of the resized
-    photo that the centre crop keeps, `labels` the class names in the output's order.
+    photo that the centre crop keeps, `labels` the class names in the output's order. With `squash` the
+    whole photo is resized to a square before the crop, whatever its shape.
 
     A compiled network (`torch.compile(net)`) is run uncompiled. Raises `InputError` on a `network`
-    that is no `nn.Module` and on preprocessing of the wrong length.
+    that is no `nn.Module`, is scripted or made under inference mode, and on preprocessing that cannot be.
     """
 
     def __init__(
@@ -127,6 +130,7 @@ class Model:
         name: str | None = None,
         crop: float = 1.0,
         interpolation: str = "bicubic",
+        squash: bool = False,
     ) -> None:
         if not isinstance(network, nn.Module):
             raise InputError(f"a Model takes a torch.nn.Module, got {type(network).__name__}")
@@ -139,9 +143,21 @@ class Model:
         self.network: nn.Module = getattr(network, "_orig_mod", network)
         self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
         self.size: tuple[int, int] = (size, size) if isinstance(size, int) else (size[0], size[1])
+        if not (all(isinstance(s, int) and s > 0 for s in self.size) and 0 < crop <= 1 and 0 not in std):
+            raise InputError(
+                f"size {size!r}, crop {crop!r} or std {std!r} cannot be: whole, in (0, 1], not zero"
+            )
+        if interpolation.upper() not in Image.Resampling.__members__:
+            raise unknown("interpolation", interpolation, [r.lower() for r in Image.Resampling.__members__])
+        if labels is not None and (
+            isinstance(labels, str) or not all(isinstance(one, str) for one in labels)
+        ):
+            raise InputError(
+                f"labels are class names in the output's order, got {type(labels).__name__} {labels!r}"
+            )
         self.labels = tuple(labels) if labels is not None else None
         self.name = name or type(self.network).__name__
-        self.crop, self.interpolation = crop, interpolation
+        self.crop, self.interpolation, self.squash = crop, interpolation, squash
         with _locks_lock:
             self._lock = _locks.setdefault(self.network, threading.RLock())
         self._fingerprint: tuple[Any, str, bool] | None = None
@@ -171,6 +187,7 @@ class Model:
         *,
         start: str | None = None,
         parameters: bool = False,
+        replace: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType({}),
     ) -> Activations:
         """Run the network and return the activations of `layers`.
 
@@ -178,13 +195,16 @@ class Model:
         Without it the forward stops behind the last wanted layer. `start` names where the graph
         begins: `"image"`, or a layer, below which nothing is recorded; `None` records nothing.
         With `parameters` the weights are differentiable too and are returned under their names.
+        Of a layer in `replace` the network goes on with what the function makes of its output.
 
         Activations are as the layer returned them: a later in-place operation does not reach them.
         The network is left exactly as it was found, whatever is raised; threads may share it.
 
         Raises `InputError` on an unknown layer, `NetworkError` where the forward fails.
         """
-        wanted = {(c.layer, c.index): c.name for c in map(self.call, {*layers, start or "image"}) if c}
+        wanted = {
+            (c.layer, c.index): c.name for c in map(self.call, {*layers, *replace, start or "image"}) if c
+        }
         leaf = images.detach().clone() if images.is_inference() else images.detach()
         leaf = leaf.requires_grad_(start == "image")
         activations = Activations(self.calls, self.size)
@@ -197,11 +217,13 @@ class Model:
             value = _tensor_in(output)
             if value is None:
                 raise NetworkError(f"layer {name!r} gives no tensor but {type(output).__name__}")
+            if name in replace:
+                output, value = _replaced(output, value, new := replace[name](value)), new
             kept = value.detach().clone().requires_grad_() if name == start else value.clone()
             activations[name] = kept
             if "output" not in layers and activations.keys() >= set(wanted.values()):
                 raise _Stop
-            return _replaced(output, value, kept.clone()) if record else None
+            return _replaced(output, value, kept.clone()) if record else output
 
         record = start is not None or parameters
         with self._lock, torch.inference_mode(False), torch.set_grad_enabled(record):
@@ -306,7 +328,7 @@ class Model:
             if not run["output"].requires_grad:
                 continue
             with torch.inference_mode(False), torch.enable_grad():
-                score = run["output"].flatten(1).amax(1).sum()
+                score = run["output"].reshape(len(run["output"]), -1).amax(1).sum()
             (gradient,) = torch.autograd.grad(score, run[call.name], allow_unused=True)
             if gradient is not None and run.as_maps(gradient, call.name).any():
                 return call.name
@@ -336,12 +358,11 @@ class Model:
         return self.labels[index] if known and self.labels else f"class {index}"
 
     def probabilities(self, output: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
-        """The softmax of the output; an output that is already a distribution is returned as it is."""
+        """The softmax of the output, of a single score its sigmoid; a distribution is returned as it is."""
         output = output.float()
-        is_distribution = bool((output >= 0).all()) and torch.allclose(
-            output.sum(1), torch.ones_like(output[:, 0]), atol=1e-3
-        )
-        return output if is_distribution else output.softmax(1)
+        if is_distribution(output):
+            return output
+        return output.softmax(1) if output.shape[1] > 1 else output.sigmoid()
 
     def _weigh(self) -> tuple[str, bool]:
         with self._lock:
@@ -430,12 +451,23 @@ def _sample(tensor: Tensor) -> float:
     return float(tensor.detach().flatten()[tensor.numel() // 2]) if tensor.numel() else 0.0
 
 
+def is_distribution(output: Float[Tensor, "n c"]) -> bool:
+    """Whether every row is probabilities that sum to one, as behind a softmax."""
+    sums = output.detach().float().sum(1)
+    return (
+        output.shape[1] > 1
+        and bool((output >= 0).all())
+        and torch.allclose(sums, sums.new_ones(1), atol=1e-3)
+    )
+
+
 def _tensor_in(output: Any) -> Tensor | None:
     """The tensor that a layer's or a network's result is about: itself, its `.logits`, its first."""
     if isinstance(output, Tensor):
         return output
-    if isinstance(getattr(output, "logits", None), Tensor):
-        return output.logits  # type: ignore[no-any-return]
+    named = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
+    if isinstance(named, Tensor):
+        return named
     return next((leaf for leaf in tree_flatten(output)[0] if isinstance(leaf, Tensor)), None)
 
 

@@ -18,9 +18,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from opsin.errors import InputError, unknown
-from opsin.model import Activations, Model
+from opsin.model import Activations, Model, is_distribution
+from opsin.results import CAUTION, note
 
-UNIT = re.compile(r"^(?P<layer>.+):(?P<channel>\d+)(@(?P<row>\d+),(?P<column>\d+))?$")
+UNIT = re.compile(r"^(?P<layer>.+):(?P<channel>\d+)(@(?P<row>\d+), ?(?P<column>\d+))?$")
 TERM = re.compile(r"^(?:(?P<weight>[+-]?\d*\.?\d+(?:e[+-]?\d+)?)\*)?(?P<body>.+)$")
 MAX_CANDIDATES = 12
 
@@ -240,6 +241,8 @@ def _classes(activations: Activations) -> Float[Tensor, "n c"]:
     output = activations["output"]
     if output.ndim != 2:
         raise InputError(f"a class needs an output of (n, classes), this network gives {tuple(output.shape)}")
+    if is_distribution(output):
+        note(f"{CAUTION}the network's output is probabilities: the score is not the one before the softmax")
     return output
 
 

@@ -162,7 +162,7 @@ def _run(
             value = resolve(value, model, len(given["images"]))
             arguments[name] = value.name
         elif parameter.arg.role == "layer":
-            value = model.default_layer if value is None else value
+            value = _default_layer(model, given.get("target")) if value is None else value
             if not isinstance(value, str):
                 raise InputError(f"{about.name}: {name} is a layer's name, not {value!r}")
             model.call(value)  # raises on an unknown one
@@ -176,9 +176,21 @@ def _run(
         if not model.finite:
             note(f"{CAUTION}the network's weights hold NaN or infinite numbers: so may the values here")
         result = function(*bound.args, **bound.kwargs)
-    facts = {"name": model.name, "sha256": model.fingerprint, "size": list(model.size)}
+    facts: dict[str, Any] = {"name": model.name, "sha256": model.fingerprint, "size": list(model.size)}
+    facts |= {"mean": list(model.mean), "std": list(model.std), "crop": model.crop, "squash": model.squash}
+    facts |= {"interpolation": model.interpolation}
     record = Record(about.name, about.paper, arguments, facts, _versions(), tuple(notes))
     return replace(result, record=record)
+
+
+def _default_layer(model: Any, target: Any) -> str:
+    """The model's default layer; for a target inside the network, its own layer where that has an extent."""
+    inner = [model.call(name) for name in target.layers if name not in ("image", "output")] if target else []
+    own: list[str] = [call.name for call in inner if call.extent not in (None, (1, 1))]
+    if own and "output" not in target.layers:
+        return own[0]
+    found: str = model.default_layer
+    return found
 
 
 def _check(name: str, parameter: Parameter, value: Any) -> None:

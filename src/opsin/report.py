@@ -5,7 +5,7 @@ import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import chain, count, groupby
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,10 @@ from opsin.errors import InputError, OpsinError
 from opsin.model import Model
 from opsin.progress import steps
 from opsin.registry import Technique
-from opsin.results import CAUTION, RECORD, Gallery, Result, data_uri, writing
+from opsin.results import CAUTION, PAGE, RECORD, Gallery, Result, data_uri, writing
 
 TOP = 5
+GENERAL = "network"  # folder of what is the same for every photo
 THUMBNAIL = 128  # pixels: galleries are drawn small on the page, at full size beside it
 
 
@@ -51,17 +52,17 @@ class Report:
         """
         with writing(folder) as place:
             self.write_into(place)
-        return Path(folder) / "index.html"
+        return Path(folder) / PAGE
 
     def write_into(self, place: Path) -> None:
         """Write the files of `save` into an existing folder."""
         found = [(s.name, t.name, r) for s in self.sections for t, r in s.results]
-        found += [("network", t.name, r) for t, r in self.general]
+        found += [(GENERAL, t.name, r) for t, r in self.general]
         for name, technique, result in steps(found, len(found), "writing"):
             inner = place / name / technique
             inner.mkdir(parents=True)
             result.write_into(inner)
-        (place / "index.html").write_text(self.html(), "utf-8")
+        (place / PAGE).write_text(self.html(), "utf-8")
         about = {"kind": "Report", "model": self.model.name, "photos": [s.name for s in self.sections]}
         (place / RECORD).write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
@@ -82,7 +83,7 @@ def explain(
     *,
     target: object = None,
     layer: str | None = None,
-    techniques: Sequence[str] | None = None,
+    techniques: str | Sequence[str] | None = None,
     names: Sequence[str] | None = None,
 ) -> Report:
     """Run every technique that costs little, or those named, on each photo.
@@ -91,7 +92,10 @@ def explain(
     A technique that was not asked for and does not fit the network or the target is left out, and the report
     says why; one that was asked for raises its error.
     """
+    if not isinstance(model, Model):
+        raise InputError(f"explain takes an opsin.Model first, got {type(model).__name__}: see opsin.load")
     images.check(photos)
+    techniques = [techniques] if isinstance(techniques, str) else techniques
     if layer is not None:
         model.call(layer)
     known = registry.techniques()
@@ -123,6 +127,8 @@ def explain(
     found: list[list[tuple[Technique, Result]]] = [[] for _ in photos]
     for index, technique in steps(work, len(work), "techniques"):
         found[index] += result(technique, photos[index : index + 1])
+    for name in {t.name for results in found for t, _ in results} & left_out.keys():
+        left_out[name] = f"not on every photo: {left_out[name]}"
     general = [pair for t in chosen if not t.takes_images for pair in result(t)]
     sections = [
         Section(name, photo[None], _top(model, photo[None]), tuple(sorted(results, key=_is_gallery)))
@@ -133,12 +139,11 @@ def explain(
 
 def headings(names: Sequence[str]) -> list[str]:
     """Names that are fit for folders and differ from each other."""
-    taken: dict[str, int] = {}
-    made = []
+    made: list[str] = []
     for name in names:
         plain = name.replace("/", "_").strip(". ") or "photo"
-        taken[plain] = taken.get(plain, 0) + 1
-        made.append(plain if taken[plain] == 1 else f"{plain} ({taken[plain]})")
+        forms = chain([plain], (f"{plain} ({k})" for k in count(2)))
+        made.append(next(form for form in forms if form not in {*made, RECORD, PAGE, GENERAL}))
     return made
 
 

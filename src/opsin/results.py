@@ -4,11 +4,12 @@ import base64
 import html
 import io
 import json
+import re
 import shutil
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -26,6 +27,8 @@ from opsin.errors import InputError
 
 RECORD = "record.json"
 VALUES = "values.npz"
+PAGE = "index.html"
+OWN_FILES = re.compile(rf"{RECORD}|{VALUES}|{PAGE}|\d{{3,}}\.png")
 
 CAUTION = "Caution: "
 
@@ -120,6 +123,9 @@ class Result(ABC):
         if not (place / RECORD).is_file():
             raise InputError(f"{place} holds no {RECORD}: not a saved result")
         facts = json.loads((place / RECORD).read_text("utf-8"))
+        if facts["kind"] not in Result.kinds:
+            inner = sorted(str(path.parent) for path in place.rglob(VALUES))
+            raise InputError(f"{place} holds several results, load one of them: {', '.join(inner[:6])}")
         with np.load(place / VALUES, allow_pickle=False) as stored:
             arrays = {name: torch.from_numpy(stored[name]) for name in stored.files}
         record = facts.pop("record")
@@ -234,28 +240,43 @@ def data_uri(picture: Image.Image) -> str:
 def writing(folder: str | Path) -> Iterator[Path]:
     """A folder to fill that takes the place of `folder` at the end, or vanishes on an error.
 
-    Raises `InputError` where it cannot be written, or where `folder` holds files that Opsin did not make.
+    Raises `InputError` where it cannot be written, or where `folder` holds a file that Opsin did not write.
     """
-    target = Path(folder).absolute()
-    if target.exists() and not (
-        target.is_dir() and (not any(target.iterdir()) or (target / RECORD).is_file())
-    ):
-        raise InputError(f"{folder} exists and is no result of Opsin's: choose another output folder")
+    target = Path(folder).resolve()
+    if target.exists() and not _is_ours(target):
+        raise InputError(f"{folder} holds something that Opsin did not write: choose another output folder")
+    fresh, made = None, []
     try:
+        made = [parent for parent in target.parents if not parent.exists()]
         target.parent.mkdir(parents=True, exist_ok=True)
         fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    except OSError as error:
-        raise InputError(f"cannot write to {folder}: {error.strerror}") from error
-    try:
         yield fresh
         fresh.chmod(0o755)
         if target.exists():
-            shutil.rmtree(target)
-        fresh.rename(target)
+            before = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+            target.rename(before / "before")
+            fresh.rename(target)
+            shutil.rmtree(before)
+        else:
+            fresh.rename(target)
     except OSError as error:
         raise InputError(f"cannot write to {folder}: {error.strerror or error}") from error
     finally:
-        shutil.rmtree(fresh, ignore_errors=True)
+        if fresh is not None:
+            shutil.rmtree(fresh, ignore_errors=True)
+        for parent in made:
+            with suppress(OSError):  # it holds the result
+                parent.rmdir()
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether a folder is empty, or holds a record and nothing that Opsin does not write."""
+    if not folder.is_dir():
+        return False
+    files = [path for path in folder.rglob("*") if not path.is_dir()]
+    return not files or (
+        (folder / RECORD).is_file() and all(OWN_FILES.fullmatch(path.name) for path in files)
+    )
 
 
 def _plain(values: Tensor) -> Tensor:

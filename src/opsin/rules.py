@@ -3,8 +3,9 @@
 A rule acts on the autograd graph of one forward, not on modules, so that every spelling of a
 rectifier is seen and the network is not touched. Rectifiers are the functions with one kink at
 zero, whose slope below zero is smaller than above: ReLU, ReLU6, clamp and threshold at zero, maximum with
-zero, LeakyReLU, PReLU and RReLU. Every other activation (SiLU, GELU, hardswish, ELU, softplus, ...)
-keeps its own derivative, and the result's record names it.
+zero, LeakyReLU, PReLU and RReLU. Every other activation (SiLU, GELU, hardswish, ELU, softplus, sigmoid ...)
+keeps its own derivative, and the result's record names it. So does a rectifier that is written out of
+other operations, as `torch.where(x > 0, x, 0)` or `x * (x > 0)`: a graph cannot tell what these are for.
 """
 
 from collections import Counter
@@ -48,11 +49,26 @@ RECTIFIERS: dict[str, Callable[[Any], bool]] = {
     "ClampMinBackward": lambda node: _zero(node._saved_min),
     "ThresholdBackward": lambda node: _zero(node._saved_threshold),
     "MaximumBackward": lambda node: _zero(node._saved_other) or _zero(node._saved_self),
+    "FmaxBackward": lambda node: _zero(node._saved_other) or _zero(node._saved_self),
     "LeakyReluBackward": lambda node: True,
     "PreluKernelBackward": lambda node: True,
     "RreluWithNoiseBackward": lambda node: True,
 }
-OTHER_ACTIVATIONS = ("Elu", "Celu", "Gelu", "Silu", "Mish", "Hardswish", "Softplus", "LogSigmoid", "Tanh")
+# What else bends a signal; Where, MaskedFill and IndexPut may be rectifiers written by hand.
+OTHER_ACTIVATIONS = {
+    *("Elu", "Celu", "Gelu", "Silu", "Mish", "Hardswish", "Softplus", "LogSigmoid", "Tanh", "Sigmoid"),
+    *(
+        "Hardsigmoid",
+        "Glu",
+        "Hardshrink",
+        "Softshrink",
+        "Hardtanh",
+        "Clamp",
+        "Where",
+        "MaskedFill",
+        "IndexPut",
+    ),
+}
 # Nodes behind which operations, rectifiers among them, are hidden from the graph.
 OPAQUE = ("CompiledFunction", "CheckpointFunction", "torch::jit")
 

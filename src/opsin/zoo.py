@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from opsin.errors import InputError, NetworkError, unknown
@@ -115,6 +116,7 @@ def from_timm(network: nn.Module, name: str) -> Model:
         size=tuple(config["input_size"][1:]),
         crop=config["crop_pct"],
         interpolation=config["interpolation"],
+        squash=config["crop_mode"] == "squash",
         labels=_imagenet() if getattr(network, "num_classes", None) == IMAGENET_CLASSES else None,
         name=name,
     )
@@ -163,14 +165,23 @@ def _hugging_face(name: str, weights: str | Path | None) -> Model:
         processor = AutoImageProcessor.from_pretrained(name)
     except Exception as error:
         raise NetworkError(f"hf:{name} has no preprocessing: {error}") from error
-    size = processor.crop_size if getattr(processor, "do_center_crop", False) else processor.size
-    side = size.get("shortest_edge") or (size["height"], size["width"])
+    shortest = processor.size.get("shortest_edge")
+    cut = processor.crop_size if getattr(processor, "do_center_crop", False) and processor.crop_size else None
+    size = (
+        (cut["height"], cut["width"])
+        if cut
+        else (shortest or (processor.size["height"], processor.size["width"]))
+    )
+    normalised = getattr(processor, "do_normalize", True)
     names: dict[int, str] = cast(Any, network).config.id2label
     return Model(
         network,
-        mean=processor.image_mean,
-        std=processor.image_std,
-        size=side,
+        mean=processor.image_mean if normalised else (0, 0, 0),
+        std=processor.image_std if normalised else (1, 1, 1),
+        size=size,
+        crop=size[0] / shortest if cut and shortest else 1.0,
+        squash=not shortest,
+        interpolation=Image.Resampling(int(processor.resample)).name.lower(),
         labels=[names[i] for i in sorted(names)],
         name=f"hf:{name}",
     )
@@ -182,10 +193,11 @@ def _from_file(name: str, weights: str | Path | None) -> Model:
     if not path.is_file():
         near = [p.name for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
         raise unknown("file", file, near)
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    spec = importlib.util.spec_from_file_location(f"opsin_user_{path.stem}", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
     sys.path.insert(0, str(path.parent.absolute()))  # the file may import its neighbours
     try:
         spec.loader.exec_module(module)

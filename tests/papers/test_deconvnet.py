@@ -58,7 +58,7 @@ def test_a_unit_that_does_not_fire_projects_to_nothing_and_the_record_says_so(la
     dead = np.argwhere(a["conv2"] < 0)[0]
     result = opsin.deconvnet(MODEL, IMAGES[:1], target=f"{layer}:{dead[0]}@{dead[1]},{dead[2]}")
     assert not result.values.any()
-    assert any("image 0: the unit does not fire" in said for said in result.record.notes)
+    assert any("image 0: the unit's value is not positive" in said for said in result.record.notes)
 
 
 def test_differs_from_the_gradient_and_from_guided_backprop():
@@ -90,7 +90,7 @@ def test_unpools_through_the_switches_by_hand():
 
 
 def test_a_target_of_several_channels_or_layers_is_refused():
-    with pytest.raises(opsin.InputError, match="several"):
+    with pytest.raises(opsin.InputError, match="a unit or a channel"):
         opsin.deconvnet(MODEL, IMAGES, target="conv2:0 - conv2:1")
     with pytest.raises(opsin.InputError, match="one unit of one layer"):
         opsin.deconvnet(MODEL, IMAGES, target="conv2:0 + relu2:1")
@@ -103,3 +103,9 @@ def test_a_tie_between_classes_does_not_make_the_default_target_several():
         net.fc.bias[:2] = 100
     values = opsin.deconvnet(nets.model(net), IMAGES[:1]).values
     assert torch.equal(values, opsin.deconvnet(nets.model(net), IMAGES[:1], target=0).values)
+
+
+@pytest.mark.parametrize("target", ["3*conv2:0@1,1", "-1*conv2:0@1,1", "conv2:0@1,1 + conv2:0@2,2"])
+def test_a_scaled_unit_or_two_units_are_refused(target):
+    with pytest.raises(opsin.InputError, match="a unit or a channel"):
+        opsin.deconvnet(nets.model(nets.plain()), nets.images(1), target=target)

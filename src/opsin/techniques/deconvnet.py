@@ -26,7 +26,7 @@ def deconvnet(model: Model, images: Float[Tensor, "n 3 h w"], target: Target = N
     class, its score before the softmax. A unit that does not fire projects to zero, which is noted.
     Batch normalisation, which the paper's network lacks, and its contrast normalisation pass back
     their derivative.
-    Raises `InputError` on a target that weighs several channels, `NetworkError` without rectifiers.
+    Raises `InputError` on a target that is scaled or weighs several, `NetworkError` without rectifiers.
     """
     if len(target.layers) != 1:
         raise InputError(
@@ -35,14 +35,13 @@ def deconvnet(model: Model, images: Float[Tensor, "n 3 h w"], target: Target = N
     (layer,) = target.layers
     run = model.run(images, (layer,), start="image")
     weights = derivative(target.score(run), run[layer], target, again=True)
-    by_channel = run.as_channels(weights, layer).flatten(2) if weights.ndim > 2 else weights[..., None]
-    if ((by_channel != 0).any(2).sum(1) > 1).any():
-        raise InputError(f"deconvnet projects one unit, {target.name!r} weighs several: see guided_backprop")
+    if not _is_one_unit_or_channel(run.as_channels(weights, layer)):
+        raise InputError(f"deconvnet projects a unit or a channel, not {target.name!r}: see guided_backprop")
     kept, weights = run[layer].detach().flatten(1), weights.flatten(1)
     chosen = (kept * weights).masked_fill(weights == 0, -torch.inf).argmax(1, keepdim=True)
     signal = torch.zeros_like(kept).scatter(1, chosen, kept.gather(1, chosen).clamp(min=0))
     for index in (signal == 0).all(1).nonzero().flatten().tolist():
-        note(f"{CAUTION}image {index}: the unit does not fire, nothing is projected")
+        note(f"{CAUTION}image {index}: the unit's value is not positive, so nothing is projected")
     if not any(node.name().startswith("MaxPool") for node in rules.nodes([run[layer].grad_fn])):
         note(
             f"{CAUTION}no max-pooling below the unit, so no switches: the picture hardly depends on the photo"
@@ -50,3 +49,11 @@ def deconvnet(model: Model, images: Float[Tensor, "n 3 h w"], target: Target = N
     with rules.applied(rules.deconvnet, [run[layer]]):
         (projection,) = torch.autograd.grad(run[layer], run["image"], signal.view_as(run[layer]))
     return Heatmap(projection, images, signed=True, overlay=False)
+
+
+def _is_one_unit_or_channel(weights: Tensor) -> bool:
+    """Whether the derivative (n, c, ...) is that of one unit, or of the mean of one whole channel."""
+    by_channel = weights.flatten(2) if weights.ndim > 2 else weights[..., None]  # (n, c, positions)
+    counts = (by_channel != 0).sum(2)  # (n, c)
+    whole = (counts.sum(1) == 1) | ((counts == by_channel.shape[2]).sum(1) == 1) & ((counts != 0).sum(1) == 1)
+    return bool(whole.all()) and torch.allclose(by_channel.sum((1, 2)), weights.new_ones(1), rtol=1e-2)

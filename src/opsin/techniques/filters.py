@@ -1,16 +1,16 @@
 from typing import Annotated
 
-from torch import nn
+from torch import Tensor, nn
 
 from opsin.errors import NetworkError, unknown
 from opsin.model import Model
 from opsin.registry import Arg, technique
-from opsin.results import Gallery, Panel
+from opsin.results import Gallery, Panel, note
 
 
 @technique(
     paper="Krizhevsky, Sutskever, Hinton: ImageNet Classification with Deep CNNs, 2012 (NeurIPS 25), fig. 3",
-    reading="The patterns that the layer multiplies with, edges and colours in a first layer. Grey is zero.",
+    reading="The patterns that the layer multiplies with: edges and colours at first. Zero is neutral.",
     cost=0,
 )
 def filters(
@@ -38,7 +38,10 @@ def filters(
         raise NetworkError(
             f"layer {name!r} ({kind}) has no convolution weights; these have: {', '.join(spatial[:8])}"
         )
-    weight = modules[name].get_parameter("weight").detach().float()  # (out, in, kh, kw)
+    weight = modules[name].weight.detach().float()  # (out, in, kh, kw)
+    if isinstance(modules[name], nn.ConvTranspose2d):
+        weight = weight.transpose(0, 1)
+    note(f"layer {name}")
     shown = weight[:count]
     about = f"{len(shown)} of {len(weight)} filters, {'×'.join(map(str, weight.shape[1:]))}"
     if weight.shape[1] == 3:
@@ -49,4 +52,4 @@ def filters(
 
 def _is_spatial(module: nn.Module) -> bool:
     weight = getattr(module, "weight", None)
-    return isinstance(weight, nn.Parameter) and weight.ndim == 4
+    return isinstance(weight, Tensor) and weight.ndim == 4

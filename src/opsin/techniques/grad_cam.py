@@ -25,7 +25,8 @@ def grad_cam(
 
     L = ReLU(Σ_k α_k A_k), α_k = 1/(h·w) Σ_ij ∂S/∂A_k(i, j), at the layer's resolution h × w.
 
-    The default layer is the last one with a spatial extent that the output depends on. Raises
+    The default layer is the last one with a spatial extent that the output depends on; of a channel or unit
+    it is its own layer. Raises
     `NetworkError` on a layer without spatial extent, `InputError` on a target that does not depend
     on the layer.
     """

@@ -11,7 +11,7 @@ from opsin.techniques.grad_cam import weighted_maps
 
 
 @technique(
-    paper="Selvaraju et al.: Grad-CAM, 2017 (arXiv:1610.02391), section 3.3",
+    paper="Selvaraju et al.: Grad-CAM, 2017 (arXiv:1610.02391), section 3.2",
     reading="Guided backpropagation's detail where Grad-CAM says that the target is.",
     cost=3,
 )

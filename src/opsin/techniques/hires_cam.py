@@ -8,7 +8,7 @@ from opsin.results import Heatmap
 
 
 @technique(
-    paper="Draelos, Carin: HiResCAM, 2020 (arXiv:2011.08891), eq. 5",
+    paper="Draelos, Carin: HiResCAM, 2020 (arXiv:2011.08891)",
     reading="What each position adds to the score (red) or takes from it (blue).",
     cost=2,
 )

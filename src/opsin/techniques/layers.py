@@ -37,6 +37,8 @@ def layers(
     if target.layers != ("output",):
         raise InputError(f"layers differentiates the cross-entropy of a class, not {target.name!r}")
     whole = model.run(images)
+    if whole["output"].shape[1:] == (1,):
+        raise InputError("layers differentiates the cross-entropy of classes; this network gives one score")
     panels = []
     for index in range(len(images)):
         prefix = f"image {index}: " if len(images) > 1 else ""

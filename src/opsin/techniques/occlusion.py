@@ -8,6 +8,7 @@ from opsin.batches import chunks, forward_batch
 from opsin.errors import InputError
 from opsin.model import Model
 from opsin.progress import steps
+from opsin.regions import detour
 from opsin.registry import Arg, Target, technique
 from opsin.results import Heatmap
 
@@ -15,7 +16,7 @@ from opsin.results import Heatmap
 @technique(
     paper="Zeiler, Fergus: Visualizing and Understanding Convolutional Networks, 2013 (arXiv:1311.2901), 4.2",
     reading="Red: covering this place lowers the score, so the network needs it. Blue: covering it helps.",
-    cost=170,
+    cost=180,
 )
 def occlusion(
     model: Model,
@@ -47,12 +48,19 @@ def occlusion(
     size = forward_batch(model, images)
     whole = model.run(images, layers)
     base = target.score(whole)
+    way = detour(model, images, layers, patch)
     batches = [(i, part) for i in range(len(images)) for part in chunks(len(squares), size)]
     scores = torch.empty(len(images), len(squares), dtype=torch.promote_types(base.dtype, torch.float32))
     classes = torch.zeros(len(images), len(squares), dtype=torch.long)
     for index, part in steps(batches, len(batches), "occlusion"):
         covered = _covered(images[index], squares[part], patch, fill)
-        run = model.run(covered, layers)
+        if way and part.start == 0:
+            known = model.run(images[index : index + 1], (way.layer,))[way.layer]
+        run = (
+            way.run(model, covered, squares[part], patch, layers, known)
+            if way
+            else model.run(covered, layers)
+        )
         scores[index, part] = target.for_image(whole, index).score(run).cpu()
         if run["output"].ndim == 2:
             classes[index, part] = run["output"].argmax(1).cpu()

@@ -11,7 +11,7 @@ from opsin.results import Heatmap
 
 
 @technique(
-    paper="Wang et al.: Score-CAM, 2020 (arXiv:1910.01279), eq. 5-7",
+    paper="Wang et al.: Score-CAM, 2020 (arXiv:1910.01279)",
     reading="Where the network looked for the target, found without gradients, one region at a time.",
     cost=1300,
     dear=True,
@@ -25,7 +25,7 @@ def score_cam(
     and scaled to [0, 1] over its positions, m the model's mean colour (the paper masks the normalised
     image, to zero). A map that is constant shows nothing. One forward pass a channel.
 
-    Subtracting the score of the baseline, as eq. 5 does, drops out in the softmax.
+    Subtracting the score of the baseline, as the paper does, drops out in the softmax.
     """
     run = model.run(images, (*target.layers, layer))
     maps = run.maps(layer)

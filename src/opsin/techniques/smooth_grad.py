@@ -24,9 +24,9 @@ def smooth_grad(
     target: Target = None,
     samples: Annotated[int, Arg("noisy copies of each image", least=1)] = 50,
     noise: Annotated[
-        float, Arg("standard deviation of the noise, share of the image's range", least=0)
+        float, Arg("standard deviation of the noise, share of the image's range", least=0, most=10)
     ] = 0.15,
-    seed: Annotated[int, Arg("seed of the noise")] = 0,
+    seed: Annotated[int, Arg("seed of the noise", least=0, most=2**63 - 1)] = 0,
 ) -> Heatmap:
     """The gradient of the score averaged over copies of the image with Gaussian noise.
 
