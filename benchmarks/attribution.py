@@ -63,6 +63,7 @@ WIDE_STRIDE = 32  # of occlusion: 49 squares instead of 169
 EDGE = 16  # pixels; zennit's last squares wrap around the edge, so it is left out of the comparison
 AGREEMENT = 0.9  # correlation; peers round, upsample and normalise in other places
 PLAIN_GRADIENT = "Gives the plain gradient: it does not see ReLU6."
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of mallopt(3)
 DIFFERENT = {
     (technique, SMALL, peer): PLAIN_GRADIENT
     for technique in ("guided_backprop", "guided_grad_cam")
@@ -219,6 +220,18 @@ def best_size(job: Job, contender: Contender) -> int:
     return min(runs, key=lambda size: timed(runs[size])[1])
 
 
+def hold_on_to_memory() -> None:
+    """Have glibc keep what is freed.
+
+    Else it hands large blocks back and has them faulted in again, or not, as the heap happens to lie:
+    0 to 20 ms of the 90 ms of a forward of resnet50, by turns, which has nothing to do with a contender.
+    """
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(M_MMAP_MAX, 0)
+        libc.mallopt(M_TRIM_THRESHOLD, -1)
+
+
 def timed(run: Run) -> tuple[Tensor, float]:
     """What it returns, and its seconds."""
     start = time.perf_counter()
@@ -325,6 +338,7 @@ that the network predicts, given to all alike. Peers get images that are normali
 are frozen, set up beforehand; only the call is timed. Opsin normalises, checks and hashes the images and
 writes its record inside the call, and its network is as loaded: not frozen. Its first call also traces the
 network and hashes its weights. Contenders take turns; times are medians, ratios the median of each round's.
+The allocator keeps what is freed, which spares all contenders page faults that come and go.
 All answers were compared first: correlation above {AGREEMENT} for every image, but for those marked †.
 
 The floor is what the answer cannot do without, in plain torch, contiguous, images normalised and weights
@@ -383,6 +397,7 @@ def main() -> None:
     rows: list[Row] = []
     forwards: list[list[str]] = []
     begun = time.perf_counter()
+    hold_on_to_memory()
 
     def done(what: object) -> None:
         options.output.write_text(report(rows, forwards, options.quick), "utf-8")

@@ -98,8 +98,10 @@ def _fresh(model: opsin.Model, network: nn.Module) -> opsin.Model:
 
 
 def _twin(network: nn.Module, *, trainable: bool) -> nn.Module:
-    shared = {id(p): nn.Parameter(p.detach(), requires_grad=trainable) for p in network.parameters()}
-    return copy.deepcopy(network, {**shared, **{id(b): b for b in network.buffers()}})
+    weights = {
+        id(p): nn.Parameter(p.detach().contiguous(), requires_grad=trainable) for p in network.parameters()
+    }
+    return copy.deepcopy(network, weights | {id(b): b for b in network.buffers()})
 
 
 def _column(values: tuple[float, ...]) -> Tensor:

@@ -208,7 +208,7 @@ def test_runs_from_its_defaults_and_gives_a_finite_result_with_its_record(name):
     assert result.record.technique == name
     assert result.record.paper == TECHNIQUES[name].paper
     assert set(TECHNIQUES[name].parameters) <= set(result.record.arguments)
-    assert result.record.model["sha256"] == small().fingerprint
+    assert result.record.model["sha256"] == small().weigh().fingerprint
 
 
 @every_on_images

@@ -346,7 +346,7 @@ def test_two_models_of_one_network_do_not_meet():
 def test_a_model_does_not_keep_a_dropped_network_alive():
     model = nets.model(nets.plain())
     model.run(IMAGES, ("output", "conv1"), start="conv1")
-    assert model.fingerprint
+    assert model.weigh().fingerprint
     kept = weakref.ref(model.network)
     del model
     gc.collect()
@@ -509,11 +509,11 @@ def test_a_layer_that_this_input_does_not_reach_is_an_error():
 def test_the_fingerprint_changes_with_any_weight(change):
     net = nets.normed(inplace=True)
     model = nets.model(net)
-    before = model.fingerprint
-    assert model.fingerprint == before
+    before = model.weigh().fingerprint
+    assert model.weigh().fingerprint == before
     change(net)
-    assert model.fingerprint != before
-    assert len(model.fingerprint) == 64
+    assert model.weigh().fingerprint != before
+    assert len(model.weigh().fingerprint) == 64
 
 
 def test_the_fingerprint_is_of_the_weights_and_of_nothing_else():
@@ -522,10 +522,10 @@ def test_the_fingerprint_is_of_the_weights_and_of_nothing_else():
         nets.model(nets.plain().train(), size=32),
         nets.model(nets.plain(seed=1)),
     )
-    assert one.fingerprint == same.fingerprint
-    assert one.fingerprint != other.fingerprint
+    assert one.weigh().fingerprint == same.weigh().fingerprint
+    assert one.weigh().fingerprint != other.weigh().fingerprint
     one.run(IMAGES, ("output", "conv1"), start="conv1", parameters=True)
-    assert one.fingerprint == same.fingerprint
+    assert one.weigh().fingerprint == same.weigh().fingerprint
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
@@ -533,10 +533,10 @@ def test_the_fingerprint_is_of_the_weights_and_of_nothing_else():
 def test_a_weight_that_is_no_number_is_noticed(value, dtype):
     net = nets.plain(dtype=dtype)
     model = nets.model(net)
-    assert model.finite
+    assert model.weigh().finite
     with torch.no_grad():
         net.conv2.bias[3] = value
-    assert not model.finite
+    assert not model.weigh().finite
 
 
 # --- what is no model

@@ -32,7 +32,7 @@ def test_embedded_preprocessing_is_the_weights_own(lite0):
     assert lite0.mean == pytest.approx((127 / 255,) * 3)
     assert lite0.std == pytest.approx((128 / 255,) * 3)
     assert lite0.label(281) == "tabby, tabby cat"
-    assert lite0.finite
+    assert lite0.weigh().finite
 
 
 def test_timm_and_torchvision_networks_have_their_own_preprocessing():
@@ -48,7 +48,7 @@ def test_timm_and_torchvision_networks_have_their_own_preprocessing():
 
 def test_random_weights_are_the_same_each_time_and_leave_the_random_state():
     before = torch.get_rng_state()
-    a, b = (opsin.load("timm:resnet10t", weights="random").fingerprint for _ in range(2))
+    a, b = (opsin.load("timm:resnet10t", weights="random").weigh().fingerprint for _ in range(2))
     assert a == b
     assert torch.equal(torch.get_rng_state(), before)
 
@@ -66,7 +66,7 @@ def test_own_checkpoints(tmp_path, form):
         torch.save(
             {"state_dict": {f"module.{k}": v for k, v in state.items()}} if form == "wrapped" else state, path
         )
-    assert opsin.load("timm:resnet10t", weights=path).fingerprint == source.fingerprint
+    assert opsin.load("timm:resnet10t", weights=path).weigh().fingerprint == source.weigh().fingerprint
 
 
 class Evil:

@@ -160,7 +160,7 @@ class Model:
         self.crop, self.interpolation, self.squash = crop, interpolation, squash
         with _locks_lock:
             self._lock = _locks.setdefault(self.network, threading.RLock())
-        self._fingerprint: tuple[Any, str, bool] | None = None
+        self._weighed: Weighed | None = None
         self._copies: dict[int, tuple[Tensor, int, Tensor]] = {}  # of buffers, with the version copied
         # On CPUs channels_last takes 0.69 to 1.0 of the time (benchmarks/attribution.py)
         on_cpu = self.device.type == "cpu"
@@ -338,19 +338,24 @@ class Model:
             )
         raise NetworkError(f"{self.name} has no layer with a spatial extent before its output")
 
-    @property
-    def fingerprint(self) -> str:
-        """The SHA-256 of all weights and buffers: names, dtypes, shapes and bytes.
+    def weigh(self) -> "Weighed":
+        """The fingerprint of the network's weights, and whether all are finite.
 
-        It is computed anew when a tensor's version has changed, or its middle number: an edit through
+        They are read anew when a tensor's version has changed, or its middle number: an edit through
         `.data` that spares that number goes unnoticed.
         """
-        return self._weigh()[0]
-
-    @property
-    def finite(self) -> bool:
-        """Whether every weight and buffer is a finite number."""
-        return self._weigh()[1]
+        with self._lock:
+            tensors = [t for m in _modules(self.network) for t in _tensors(m)]
+            if self._weighed is None or not self._weighed.holds(tensors):
+                digest, finite = hashlib.sha256(), True
+                for name, tensor in self.network.state_dict().items():
+                    if isinstance(tensor, Tensor):
+                        flat = tensor.detach().cpu().contiguous().reshape(-1)
+                        digest.update(f"{name}{flat.dtype}{tuple(tensor.shape)}".encode())
+                        digest.update(flat.view(torch.uint8).numpy().data)
+                        finite = finite and bool(flat.isfinite().all())
+                self._weighed = Weighed(digest.hexdigest(), finite, tensors)
+            return self._weighed
 
     def label(self, index: int) -> str:
         """The name of class `index`, or `class 12` where there are no names."""
@@ -363,20 +368,6 @@ class Model:
         if is_distribution(output):
             return output
         return output.softmax(1) if output.shape[1] > 1 else output.sigmoid()
-
-    def _weigh(self) -> tuple[str, bool]:
-        with self._lock:
-            state = {k: v for k, v in self.network.state_dict().items() if isinstance(v, Tensor)}
-            key = [(name, t.data_ptr(), t._version, _sample(t)) for name, t in state.items()]
-            if self._fingerprint is None or self._fingerprint[0] != key:
-                digest, finite = hashlib.sha256(), True
-                for name, tensor in state.items():
-                    flat = tensor.detach().cpu().contiguous().reshape(-1)
-                    digest.update(f"{name}{flat.dtype}{tuple(tensor.shape)}".encode())
-                    digest.update(flat.view(torch.uint8).numpy().data)
-                    finite = finite and bool(flat.isfinite().all())
-                self._fingerprint = (key, digest.hexdigest(), finite)
-            return self._fingerprint[1:]
 
     def _parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         return ((n, p) for n, p in self.network.named_parameters() if p.is_floating_point())
@@ -397,14 +388,15 @@ class Model:
             return capture(layer, counts[layer], output)
 
         with ExitStack() as stack:
-            if any(module.training for module in self.network.modules()):
+            modules = _modules(self.network)
+            if any(module.training for module in modules):
                 # what a backward recomputes would be recomputed in training mode
                 said = "gradient checkpointing recomputes activations in training mode: call .eval() before"
                 stack.enter_context(torch.autograd.graph.disable_saved_tensors_hooks(said))
-            stack.enter_context(self._as_found())
-            modules = dict(self.network.named_modules()) if layers else {}
+            stack.enter_context(self._as_found(modules))
             for layer in layers:
-                stack.callback(modules[layer].register_forward_hook(partial(hook, layer)).remove)
+                module = self.network.get_submodule(layer)
+                stack.callback(module.register_forward_hook(partial(hook, layer)).remove)
             try:
                 return functional_call(self.network, weights, (x,)) if weights else self.network(x)
             except _Stop:
@@ -416,27 +408,27 @@ class Model:
                 raise NetworkError(f"{self.name} failed on an input of {shape}: {error}") from error
 
     @contextmanager
-    def _as_found(self) -> Iterator[None]:
+    def _as_found(self, modules: list[nn.Module]) -> Iterator[None]:
         """Evaluation mode and frozen parameters; flags, buffers and random state come back at the end."""
-        modules = list(self.network.modules())
         training = [m for m in modules if m.training]
-        trainable = [p for p in self.network.parameters() if p.requires_grad]
+        parameters = [p for m in modules for p in m._parameters.values() if p is not None]
+        trainable = [p for p in parameters if p.requires_grad]
         buffers = [(m, name, b) for m in modules for name, b in m._buffers.items() if b is not None]
         for _, _, buffer in buffers:
             kept = self._copies.get(id(buffer))
             if kept is None or kept[0] is not buffer or kept[1] != buffer._version:
                 self._copies[id(buffer)] = (buffer, buffer._version, buffer.clone())
-        devices = {t.device for t in (*self.network.parameters(), *self.network.buffers()) if t.is_cuda}
+        devices = {t.device for t in (*parameters, *(b for _, _, b in buffers)) if t.is_cuda}
         with torch.random.fork_rng(devices):
             try:
                 for module in training:
-                    module.training = False
+                    vars(module)["training"] = False  # without the checks of Module.__setattr__
                 for parameter in trainable:
                     parameter.requires_grad_(False)
                 yield
             finally:
                 for module in training:
-                    module.training = True
+                    vars(module)["training"] = True
                 for parameter in trainable:
                     parameter.requires_grad_(True)
                 for module, name, buffer in buffers:
@@ -446,9 +438,44 @@ class Model:
                             buffer.copy_(self._copies.pop(id(buffer))[2])
 
 
-def _sample(tensor: Tensor) -> float:
-    """One of its numbers: edits through `tensor.data` change them without counting a version."""
-    return float(tensor.detach().flatten()[tensor.numel() // 2]) if tensor.numel() else 0.0
+class Weighed:
+    """The SHA-256 over all weights and buffers (names, dtypes, shapes, bytes); whether all are finite."""
+
+    def __init__(self, fingerprint: str, finite: bool, tensors: list[Tensor]) -> None:
+        self.fingerprint, self.finite = fingerprint, finite
+        self._versions = _versions(tensors)
+        # Edits through `tensor.data` change numbers without counting a version
+        samples = [t.detach()[tuple(side // 2 for side in t.shape)].view(1) for t in tensors if t.numel()]
+        kinds = {(one.device, one.dtype) for one in samples}
+        self._samples = [[one for one in samples if (one.device, one.dtype) == kind] for kind in kinds]
+        self._read = self._look()
+
+    def holds(self, tensors: list[Tensor]) -> bool:
+        """Whether these are the tensors that were weighed, unchanged."""
+        return _versions(tensors) == self._versions and all(map(torch.equal, self._look(), self._read))
+
+    def _look(self) -> list[Tensor]:
+        return [torch.cat(views).nan_to_num() for views in self._samples]
+
+
+def _versions(tensors: list[Tensor]) -> list[tuple[int, int, int]]:
+    return [(id(t), t.data_ptr(), t._version) for t in tensors]
+
+
+def _modules(network: nn.Module) -> list[nn.Module]:
+    """Every module once; `network.modules()` takes ten times as long."""
+    found = {id(network): network}
+    todo = [network]
+    while todo:
+        for child in todo.pop()._modules.values():
+            if child is not None and id(child) not in found:
+                found[id(child)] = child
+                todo.append(child)
+    return list(found.values())
+
+
+def _tensors(module: nn.Module) -> list[Tensor]:
+    return [t for t in (*module._parameters.values(), *module._buffers.values()) if t is not None]
 
 
 def is_distribution(output: Float[Tensor, "n c"]) -> bool:

@@ -173,10 +173,11 @@ def _run(
             arguments[name] = value
         given[name] = value
     with torch.inference_mode(False), torch.enable_grad(), noting() as notes:
-        if not model.finite:
+        weights = model.weigh()
+        if not weights.finite:
             note(f"{CAUTION}the network's weights hold NaN or infinite numbers: so may the values here")
         result = function(*bound.args, **bound.kwargs)
-    facts: dict[str, Any] = {"name": model.name, "sha256": model.fingerprint, "size": list(model.size)}
+    facts: dict[str, Any] = {"name": model.name, "sha256": weights.fingerprint, "size": list(model.size)}
     facts |= {"mean": list(model.mean), "std": list(model.std), "crop": model.crop, "squash": model.squash}
     facts |= {"interpolation": model.interpolation}
     record = Record(about.name, about.paper, arguments, facts, _versions(), tuple(notes))

