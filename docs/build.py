@@ -5,18 +5,29 @@ import sys
 from pathlib import Path
 
 from opsin import registry
-from opsin.registry import Technique
+from opsin.registry import Parameter, Technique
 
 FOLDER = Path(__file__).parent / "techniques"
+
+
+EXAMPLES = {"target": '"tabby cat"', "style": "painting.jpg"}  # of settings that have no default
+
+
+def default(parameter: Parameter) -> str:
+    """The default as the table shows it."""
+    return "(needed)" if parameter.required else f"`{parameter.default}`"
 
 
 def page(technique: Technique) -> str:
     """The Markdown page of one technique."""
     doc = inspect.getdoc(technique.run) or ""
     summary, _, rest = doc.partition("\n\n")
-    rows = "\n".join(f"| `{p.name}` | {p.arg.help} | `{p.default}` |" for p in technique.parameters.values())
-    first = "photo.jpg" if technique.takes_images else ""
-    call = "opsin.{0}(model, images)" if technique.takes_images else "opsin.{0}(model)"
+    rows = "\n".join(f"| `{p.name}` | {p.arg.help} | {default(p)} |" for p in technique.parameters.values())
+    photos = {"each": "photo.jpg", "whole": "photo.jpg", "together": "folder/"}[technique.photos]
+    needed = [p.name for p in technique.parameters.values() if p.required]
+    first = " ".join([*[photos] * technique.takes_images, *(f"--{name} {EXAMPLES[name]}" for name in needed)])
+    inputs = ", ".join(["model", *["images"] * technique.takes_images, *(f"{name}=..." for name in needed)])
+    call = f"opsin.{technique.name}({inputs})"
     asked = " It runs in `explain` only when it is asked for." if technique.dear else ""
     return f"""# {technique.name}
 
@@ -36,7 +47,7 @@ opsin {technique.name} {first}
 ```
 
 ```python
-{call.format(technique.name)}
+{call}
 ```
 
 | setting | what it is | default |

@@ -5,7 +5,7 @@ import torch
 import nets
 import opsin
 import reference
-from opsin import objectives
+from opsin import objectives, parsing
 
 NET = nets.plain()
 MODEL = nets.model(NET)
@@ -15,7 +15,7 @@ BY_HAND = [reference.forward(NET, reference.array(image)) for image in IMAGES]
 
 
 def scores(target: object, model: opsin.Model = MODEL) -> list[float]:
-    objective = objectives.resolve(target, model, len(IMAGES))
+    objective = parsing.resolve(target, model, len(IMAGES))
     return objective.score(model.run(IMAGES, objective.layers)).tolist()
 
 
@@ -78,7 +78,7 @@ def test_the_predicted_class_is_one_class_even_in_a_tie():
 
 def test_an_objective_of_ones_own_is_used_as_it_is():
     own = opsin.Objective("brightness", ("image",), lambda a: a["image"].mean((1, 2, 3)))
-    assert objectives.resolve(own, MODEL, 2) is own
+    assert parsing.resolve(own, MODEL, 2) is own
     assert scores(own) == by_hand(lambda a: a["image"].mean())
 
 
@@ -153,8 +153,8 @@ def test_texts_mean_what_they_say(text, score):
     ],
 )
 def test_the_name_that_the_record_keeps_means_the_same_again(text):
-    objective = objectives.parse(text, MODEL)
-    again = objectives.parse(objective.name, MODEL)
+    objective = parsing.parse(text, MODEL)
+    again = parsing.parse(objective.name, MODEL)
     assert again.name == objective.name
     assert scores(again) == scores(text)
 
@@ -165,18 +165,18 @@ def test_the_name_that_the_record_keeps_means_the_same_again(text):
 def test_texts_that_mean_nothing_are_refused(text):
     for model in (MODEL, nets.model(nets.plain(), labels=None)):
         with pytest.raises(opsin.InputError):
-            objectives.parse(text, model)
+            parsing.parse(text, model)
 
 
 @pytest.mark.parametrize("text", ["", "  "])
 def test_an_empty_text_is_called_empty(text):
     with pytest.raises(opsin.InputError, match="empty target"):
-        objectives.parse(text, MODEL)
+        parsing.parse(text, MODEL)
 
 
 def test_a_layer_alone_asks_for_its_channel():
     with pytest.raises(opsin.InputError, match=r"'conv2' is a layer.*conv2:0"):
-        objectives.parse("conv2", MODEL)
+        parsing.parse("conv2", MODEL)
 
 
 # --- class names
@@ -199,14 +199,14 @@ def test_a_layer_alone_asks_for_its_channel():
     ],
 )
 def test_a_class_is_named_in_full_by_a_synonym_or_by_a_unique_part(text, index):
-    assert objectives.parse(text, MODEL).name.split()[0] == str(index)
+    assert parsing.parse(text, MODEL).name.split()[0] == str(index)
     assert scores(text) == scores(index)
 
 
 @pytest.mark.parametrize(("text", "candidates"), [("tiger", (1, 4)), ("cat", (0, 1)), ("a", (0, 1, 2, 3, 4))])
 def test_an_ambiguous_name_lists_its_candidates(text, candidates):
     with pytest.raises(opsin.InputError, match=f"{text!r} is ambiguous") as caught:
-        objectives.parse(text, MODEL)
+        parsing.parse(text, MODEL)
     for index, label in enumerate(nets.LABELS):
         assert (f"{index} ({label})" in str(caught.value)) is (index in candidates)
 
@@ -214,20 +214,20 @@ def test_an_ambiguous_name_lists_its_candidates(text, candidates):
 def test_a_synonym_comes_before_a_part_and_a_whole_word_before_a_piece_of_one():
     labels = ["house cat, cat", "tiger cat", "catamaran", "boat", "cats"]
     model = nets.model(nets.plain(), labels=labels)
-    assert objectives.parse("cat", model).name.startswith("0 ")
-    assert objectives.parse("cats", model).name.startswith("4 ")
-    assert objectives.parse("tiger", model).name.startswith("1 ")
+    assert parsing.parse("cat", model).name.startswith("0 ")
+    assert parsing.parse("cats", model).name.startswith("4 ")
+    assert parsing.parse("tiger", model).name.startswith("1 ")
     labels = ["a crane, bird", "crane machine", "crabapple", "apple", "x"]
     model = nets.model(nets.plain(), labels=labels)
-    assert objectives.parse("apple", model).name.startswith("3 ")
+    assert parsing.parse("apple", model).name.startswith("3 ")
     with pytest.raises(opsin.InputError, match=r"0 \(a crane, bird\), 1 \(crane machine\)"):
-        objectives.parse("crane", model)
+        parsing.parse("crane", model)
 
 
 def test_many_candidates_are_counted():
     model = nets.model(nets.plain(), labels=[f"cat number {n}" for n in range(20)])
     with pytest.raises(opsin.InputError, match="and 8 more"):
-        objectives.parse("cat", model)
+        parsing.parse("cat", model)
 
 
 def test_a_name_with_a_sign_in_it_is_a_name():
@@ -240,16 +240,16 @@ def test_a_name_with_a_sign_in_it_is_a_name():
 
 def test_an_unknown_name_lists_the_nearest():
     with pytest.raises(opsin.InputError, match=r"unknown class 'beegle'; nearest: beagle"):
-        objectives.parse("beegle", MODEL)
+        parsing.parse("beegle", MODEL)
     with pytest.raises(opsin.InputError, match=r"unknown class 'goldfisch'; nearest: goldfish"):
-        objectives.parse("2*goldfisch - 0", MODEL)
+        parsing.parse("2*goldfisch - 0", MODEL)
 
 
 def test_without_class_names_a_class_is_an_index():
     model = nets.model(nets.plain(), labels=None)
     assert scores("3", model) == scores(3)
     with pytest.raises(opsin.InputError, match="no class names"):
-        objectives.parse("beagle", model)
+        parsing.parse("beagle", model)
 
 
 # --- ranges
@@ -279,7 +279,7 @@ def test_what_is_out_of_range_is_refused_with_the_range(target, said):
 @pytest.mark.parametrize("target", [1.5, True, object(), {"class": 1}])
 def test_what_is_no_target_is_refused(target):
     with pytest.raises(opsin.InputError, match="a target is"):
-        objectives.resolve(target, MODEL, 2)
+        parsing.resolve(target, MODEL, 2)
 
 
 def test_a_class_needs_a_row_of_classes():
@@ -296,14 +296,14 @@ def test_a_class_needs_a_row_of_classes():
 def test_each_image_may_have_its_own_target():
     assert scores([2, "conv2:1"]) == [scores(2)[0], scores("conv2:1")[1]]
     assert scores(["beagle", None]) == [scores(2)[0], scores(None)[1]]
-    mixed = objectives.resolve((opsin.logit(1), "conv2:1 - 0"), MODEL, 2)
+    mixed = parsing.resolve((opsin.logit(1), "conv2:1 - 0"), MODEL, 2)
     assert mixed.layers == ("output", "conv2")
 
 
 @pytest.mark.parametrize("targets", [[0], [0, 1, 2], []])
 def test_the_number_of_targets_is_that_of_the_images(targets):
     with pytest.raises(opsin.InputError, match=f"{len(targets)} targets for 2 images"):
-        objectives.resolve(targets, MODEL, 2)
+        parsing.resolve(targets, MODEL, 2)
 
 
 @pytest.mark.parametrize(
@@ -320,7 +320,7 @@ def test_the_number_of_targets_is_that_of_the_images(targets):
     ],
 )
 def test_for_one_image_it_asks_the_same_of_any_batch(target):
-    objective = objectives.resolve(target, MODEL, 2)
+    objective = parsing.resolve(target, MODEL, 2)
     run = MODEL.run(IMAGES, objective.layers)
     for index in range(2):
         alone = objective.for_image(run, index)
@@ -341,7 +341,7 @@ def test_the_predicted_class_is_pinned_to_the_image_that_it_was_predicted_for():
 
 
 def test_scores_can_be_differentiated_for_each_image_alone():
-    objective = objectives.resolve([2, "conv2:1"], MODEL, 2)
+    objective = parsing.resolve([2, "conv2:1"], MODEL, 2)
     run = MODEL.run(IMAGES, objective.layers, start="image")
     (gradient,) = torch.autograd.grad(objective.score(run)[0], run["image"])
     assert gradient[0].any()
@@ -350,7 +350,7 @@ def test_scores_can_be_differentiated_for_each_image_alone():
 
 @pytest.mark.parametrize("make", [np.int64, torch.tensor, np.array])
 def test_indices_of_other_libraries_are_targets(make):
-    assert objectives.resolve(make(3), nets.model(nets.plain())).name.startswith("3 ")
+    assert parsing.resolve(make(3), nets.model(nets.plain())).name.startswith("3 ")
     if make is not np.int64:
-        both = objectives.resolve(make([3, 1]), nets.model(nets.plain()), 2)
+        both = parsing.resolve(make([3, 1]), nets.model(nets.plain()), 2)
         assert both.name.split("; ")[1].startswith("1 ")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from opsin import registry
 
 if TYPE_CHECKING:
+    from opsin.ascent import ascend as ascend
     from opsin.errors import InputError as InputError
     from opsin.errors import NetworkError as NetworkError
     from opsin.errors import OpsinError as OpsinError
@@ -13,16 +14,23 @@ if TYPE_CHECKING:
     from opsin.model import Model as Model
     from opsin.objectives import Objective as Objective
     from opsin.objectives import channel as channel
+    from opsin.objectives import direction as direction
+    from opsin.objectives import diversity as diversity
     from opsin.objectives import logit as logit
+    from opsin.objectives import neuron as neuron
     from opsin.objectives import unit as unit
+    from opsin.progress import Enough as Enough
     from opsin.progress import listening as listening
+    from opsin.registry import resume as resume
     from opsin.report import explain as explain
     from opsin.results import Gallery as Gallery
     from opsin.results import Heatmap as Heatmap
+    from opsin.results import Pictures as Pictures
     from opsin.results import Result as Result
     from opsin.zoo import load as load
 
 _PUBLIC = {
+    "ascend": "ascent",
     "InputError": "errors",
     "NetworkError": "errors",
     "OpsinError": "errors",
@@ -30,12 +38,18 @@ _PUBLIC = {
     "Model": "model",
     "Objective": "objectives",
     "channel": "objectives",
+    "direction": "objectives",
+    "diversity": "objectives",
     "logit": "objectives",
+    "neuron": "objectives",
     "unit": "objectives",
+    "Enough": "progress",
     "listening": "progress",
+    "resume": "registry",
     "explain": "report",
     "Gallery": "results",
     "Heatmap": "results",
+    "Pictures": "results",
     "Result": "results",
     "load": "zoo",
 }

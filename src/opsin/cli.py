@@ -1,7 +1,9 @@
 """The command line: one command a technique, made from the registry."""
 
 import json
+import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,9 +17,13 @@ from opsin.errors import OpsinError
 from opsin.registry import Parameter
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
     from opsin.model import Model
     from opsin.progress import Step
 
+TELL_EVERY = 10.0  # seconds between lines of progress where stderr is no terminal
 PHOTOS = click.argument("photos", nargs=-1, required=True, type=click.Path())
 MODEL_HELP = "Network: a zoo name, timm:NAME, torchvision:NAME, hf:NAME or FILE.py:FACTORY."
 WEIGHTS_HELP = "Checkpoint to load in place of the published weights, or 'random'."
@@ -117,9 +123,11 @@ def explain(
 
     place = folder or "explain"
     with writing(place) as fresh:
-        model, images = _model_and_photos(model_name, weights, photos)
-        names = [Path(photo).name for photo in photos]
-        with _progress():
+        opened = _opened(photos)  # a wrong one is told before a network is built
+        model = _model(model_name, weights)
+        ((images,),) = _batches(opened, model, "together")
+        names = [name for name, _ in opened]
+        with _progress(climbs=False):
             report = run(
                 model, images, target=target, layer=layer, techniques=list(techniques) or None, names=names
             )
@@ -154,6 +162,63 @@ def models(family: str | None) -> None:
         click.echo(f"{form:24} {about}")
 
 
+@cli.command()
+@click.option("--out", "-o", "folder", default="gallery", show_default=True, help="Output folder.")
+def gallery(folder: str) -> None:
+    """Make one page with a picture of every technique, on sample photos."""
+    from opsin.gallery import gallery as run
+
+    with _progress(climbs=False):
+        click.echo(run(folder))
+
+
+EVERY = click.option(
+    "--every",
+    type=click.IntRange(1),
+    default=None,
+    help="Keep every so many steps' picture, as an animation.",
+)
+ANIMATION = click.option(
+    "--animation",
+    type=click.Choice(["webp", "gif"]),
+    default="webp",
+    show_default=True,
+    help="Kind of the animation.",
+)
+
+
+@cli.command()
+@click.argument("result", type=click.Path())
+@click.option("--model", "-m", "model_name", default=None, help=f"{MODEL_HELP} By default the result's own.")
+@WEIGHTS
+@click.option("--steps", type=click.IntRange(1), default=None, help="In all; by default as many as at first.")
+@EVERY
+@ANIMATION
+@click.option("--out", "-o", "folder", default=None, help="Output folder; by default the result's own.")
+def resume(
+    result: str,
+    model_name: str | None,
+    weights: str | None,
+    steps: int | None,
+    every: int | None,
+    animation: str,
+    folder: str | None,
+) -> None:
+    """Go on with pictures that were stopped, or climb further: RESULT is their folder."""
+    from opsin.results import Result, writing
+
+    loaded = Result.load(result)
+    if loaded.record is None:
+        raise click.UsageError(f"{result} does not say how it was made")
+    model = _model(model_name or loaded.record.model["name"], weights)
+    changes = {} if steps is None else {"steps": steps}
+    place = folder or result
+    with writing(place) as fresh, _progress(every) as frames:
+        done = registry.resume(loaded, model, **changes)
+        _write([(done, list(frames))], [], fresh, animation)
+    click.echo(place)
+
+
 def _technique_command(name: str) -> click.Command:
     technique = registry.get(name)
 
@@ -162,6 +227,8 @@ def _technique_command(name: str) -> click.Command:
         weights: str | None,
         folder: str | None,
         photos: tuple[str, ...] = (),
+        every: int | None = None,
+        animation: str = "webp",
         **settings: Any,
     ) -> None:
         if name == "layers" and _is_model(photos):
@@ -176,13 +243,17 @@ def _technique_command(name: str) -> click.Command:
         from opsin.results import writing
 
         place = folder or name
-        with writing(place) as fresh, _progress():
-            if technique.takes_images:
-                model, images = _model_and_photos(model_name, weights, photos)
-                results = [technique.run(model, images[i : i + 1], **settings) for i in range(len(images))]
-            else:
-                results = [technique.run(_model(model_name, weights), **settings)]
-            _write(results, photos, fresh)
+        for key, parameter in technique.parameters.items():
+            if parameter.arg.role == "images":
+                settings[key] = _whole(settings[key])
+        with writing(place) as fresh, _progress(every, climbs=technique.climbs) as frames:
+            opened = _opened(photos)  # a wrong one is told before a network is built
+            model = _model(model_name, weights)
+            results = []
+            for inputs in _batches(opened, model, technique.photos) if technique.takes_images else [()]:
+                frames.clear()
+                results.append((technique.run(model, *inputs, **settings), list(frames)))
+            _write(results, [name for name, _ in opened], fresh, animation)
         click.echo(place)
 
     about = f"{technique.summary}\n\n{technique.reading}\n\n{technique.paper}"
@@ -191,7 +262,12 @@ def _technique_command(name: str) -> click.Command:
         command.epilog = (
             "Given a MODEL in place of photos, it lists the network's layers: opsin layers timm:resnet18"
         )
-    arguments: list[Callable[[Any], Any]] = [MODEL, WEIGHTS, OUT]
+    model_option = click.option(
+        "--model", "-m", "model_name", default=technique.network, show_default=True, help=MODEL_HELP
+    )
+    arguments: list[Callable[[Any], Any]] = [model_option, WEIGHTS, OUT]
+    if technique.climbs:
+        arguments += [EVERY, ANIMATION]
     if technique.takes_images:
         metavar = "MODEL | PHOTOS..." if name == "layers" else None
         arguments.append(
@@ -207,18 +283,23 @@ def _option(parameter: Parameter) -> click.Option:
     flag = parameter.name.replace("_", "-")
     names = [f"--{flag}"]
     kind = parameter.type
-    if parameter.arg.role != "value":
+    several = parameter.arg.role == "images"
+    if parameter.arg.role in ("target", "layer", "layers"):
         names.append(f"-{parameter.name[0]}")
         kind = str
+    elif several:
+        kind = click.Path()
     elif type(None) in get_args(kind):
         kind = next(one for one in get_args(kind) if one is not type(None))
     elif kind is bool:
         names = [f"--{flag}/--no-{flag}"]
-    shown = parameter.default is not None
+    shown = parameter.default is not None and not parameter.required and not several
     return click.Option(
         names,
         type=click.Choice(parameter.choices) if parameter.choices else kind,
-        default=parameter.default,
+        default=None if parameter.required or several else parameter.default,
+        required=parameter.required,
+        multiple=several,
         show_default=shown,
         help=f"{parameter.arg.help[0].upper()}{parameter.arg.help[1:]}.",
     )
@@ -230,55 +311,107 @@ def _model(name: str, weights: str | None) -> "Model":
     return load(name, weights=weights)
 
 
-def _model_and_photos(name: str, weights: str | None, photos: tuple[str, ...]) -> tuple["Model", Any]:
+def _opened(photos: tuple[str, ...]) -> "list[tuple[str, Image]]":
+    """The photos, and those in folders, with their names."""
+    from opsin.images import folder_photos, open_photo
+
+    paths = [one for path in photos for one in folder_photos(path)]
+    return [(path.name, open_photo(path)) for path in paths]
+
+
+def _batches(opened: "list[tuple[str, Image]]", model: "Model", photos: str) -> "list[tuple[Tensor]]":
+    """The photos as a technique gets them from the command line."""
     import torch
 
-    from opsin.images import fit, open_photo
+    from opsin.images import fit, whole
 
-    opened = [open_photo(path) for path in photos]  # a wrong one is told before a network is built
-    model = _model(name, weights)
-    return model, torch.stack([fit(photo, model) for photo in opened])
+    if photos == "whole":
+        return [(whole(photo),) for _, photo in opened]
+    fitted = torch.stack([fit(photo, model) for _, photo in opened])
+    return [(fitted,)] if photos == "together" else [(one,) for one in fitted.split(1)]
 
 
-def _write(results: list[Any], photos: tuple[str, ...], place: Path) -> None:
-    """One result into the folder itself, several into one folder a photo."""
+def _whole(paths: tuple[str, ...]) -> "list[Tensor]":
+    from opsin.images import open_photo, whole
+
+    return [whole(open_photo(path)) for path in paths]
+
+
+def _write(results: list[tuple[Any, list[Any]]], names: list[str], place: Path, animation: str) -> None:
+    """One result with its frames into the folder itself, several into one folder a photo."""
+    from opsin.colour import animate
     from opsin.report import headings
     from opsin.results import RECORD
 
-    if len(results) == 1:
-        results[0].write_into(place)
-        return
-    folders = headings([Path(photo).name for photo in photos])
-    for result, folder in zip(results, folders, strict=True):
-        (place / folder).mkdir()
-        result.write_into(place / folder)
-    (place / RECORD).write_text(
-        json.dumps({"kind": "Photos", "photos": folders}, ensure_ascii=False) + "\n", "utf-8"
-    )
+    folders = headings(names) if len(results) > 1 else ["."]
+    for (result, frames), folder in zip(results, folders, strict=True):
+        inner = place / folder
+        inner.mkdir(exist_ok=True)
+        result.write_into(inner)
+        if len(frames) > 1:
+            animate(frames, inner / f"animation.{animation}")
+    if len(results) > 1:
+        about = {"kind": "Photos", "photos": folders}
+        (place / RECORD).write_text(json.dumps(about, ensure_ascii=False) + "\n", "utf-8")
 
 
 @contextmanager
-def _progress() -> Iterator[None]:
-    """A bar on stderr for each kind of work that reports its steps."""
+def _progress(every: int | None = None, *, climbs: bool = True) -> Iterator[list[Any]]:
+    """Tell steps on stderr: a bar on a terminal, else a line now and then. Gives the list of frames to keep.
+
+    Of pictures that are climbed the first interrupt ends the climb, and the picture so far is kept.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from opsin.progress import listening
+    from opsin.progress import Enough, listening
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-        tasks: dict[str, Any] = {}
+    frames: list[Any] = []
+    interrupted: list[int] = []
+    told = time.monotonic()
 
-        def show(step: "Step") -> None:
-            if step.label not in tasks:
-                tasks[step.label] = bars.add_task(step.label)
-            bars.update(
-                tasks[step.label], completed=step.done, total=step.total, visible=step.done < step.total
-            )
+    def interrupt(number: int, _: Any) -> None:
+        if interrupted:
+            raise KeyboardInterrupt
+        interrupted.append(number)
 
-        with listening(show):
-            yield
+    def show(step: "Step") -> None:
+        nonlocal told
+        text = step.label if step.score is None else f"{step.label}  score {step.score:.4g}"
+        if not console.is_terminal and time.monotonic() - told > TELL_EVERY:
+            told = time.monotonic()
+            click.echo(f"{text}: {step.done} of {step.total}", err=True)
+        if step.label not in tasks:
+            tasks[step.label] = bars.add_task(text)
+        bars.update(
+            tasks[step.label],
+            completed=step.done,
+            total=step.total,
+            description=text,
+            visible=step.done < step.total,
+        )
+        if step.images is None or not climbs:
+            if interrupted:
+                raise KeyboardInterrupt
+            return
+        if every and step.done % every == 0:
+            frames.append(step.images()[0].cpu())
+        if interrupted:
+            raise Enough
+
+    tasks: dict[str, Any] = {}
+    before = signal.signal(signal.SIGINT, interrupt) if climbs else None
+    try:
+        with (
+            Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars,
+            listening(show),
+        ):
+            yield frames
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGINT, before)
 
 
 def _is_model(things: tuple[str, ...]) -> bool:
@@ -297,7 +430,7 @@ def _print_tree(name: str, weights: str | None) -> None:
     from opsin.regions import receptive_fields
 
     model = _model(name, weights)
-    with _progress():
+    with _progress(climbs=False):
         fields = receptive_fields(model)
     table = Table("layer", "kind", "output", "parameters", "sees", box=None, pad_edge=False)
     order = {layer: place for place, (layer, _) in enumerate(model.network.named_modules())}

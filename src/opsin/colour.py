@@ -1,5 +1,8 @@
 """The last step: numbers to colours. Zero of a signed map is always the neutral middle."""
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
@@ -17,6 +20,7 @@ SATURATION = 0.995
 OPACITY = 0.85
 FAINTEST = 0.3
 COLOURFULNESS = 0.3
+FRAME_DURATION = 100  # milliseconds, of an animation
 TILE_GAP = 1  # pixels between the tiles of a grid
 GRID_WIDTH = 320  # pixels: small tiles are enlarged by whole factors until a grid is about this wide
 
@@ -44,6 +48,14 @@ def heat(
 def photo(image: Float[Tensor, "3 h w"]) -> Image.Image:
     """An image in [0, 1] as a picture."""
     return Image.fromarray(_bytes(image.detach().cpu().float()))
+
+
+def animate(frames: Sequence[Float[Tensor, "3 h w"]], path: Path) -> None:
+    """Write images, at the size of the largest, as an animation: .gif or .webp, as the name says."""
+    drawn = [photo(frame) for frame in frames]
+    size = max((picture.size for picture in drawn), key=lambda size: size[0] * size[1])
+    drawn = [picture.resize(size, Image.Resampling.BICUBIC) for picture in drawn]
+    drawn[0].save(path, save_all=True, append_images=drawn[1:], duration=FRAME_DURATION, loop=0)
 
 
 def grid(tiles: Float[Tensor, "k c h w"]) -> Image.Image:

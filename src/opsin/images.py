@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from opsin.errors import InputError, unknown
 from opsin.model import Model
@@ -62,6 +63,17 @@ def open_photo(path: str | Path) -> Image.Image:
         raise InputError(f"{path} cannot be read: {error}") from error
 
 
+def folder_photos(path: str | Path) -> list[Path]:
+    """The path itself, or of a folder the images in it, by name. Raises `InputError` where there are none."""
+    path = Path(path)
+    if not path.is_dir():
+        return [path]
+    found = sorted(one for one in path.iterdir() if one.suffix.lower() in SUFFIXES)
+    if not found:
+        raise InputError(f"{path} is a folder without images ({', '.join(sorted(SUFFIXES))})")
+    return found
+
+
 def fit(photo: Image.Image, model: Model) -> Float[Tensor, "3 h w"]:
     """Resize and centre-crop a photo for the model, in [0, 1]."""
     height, width = model.size
@@ -80,6 +92,32 @@ def fit(photo: Image.Image, model: Model) -> Float[Tensor, "3 h w"]:
     left, top = round((size[0] - width) / 2), round((size[1] - height) / 2)
     cropped = resized.crop((left, top, left + width, top + height))
     return torch.from_numpy(np.array(cropped)).permute(2, 0, 1) / 255  # (h, w, 3) bytes -> (3, h, w)
+
+
+def whole(photo: Image.Image, side: int | None = None) -> Float[Tensor, "1 3 h w"]:
+    """A photo at its own size, or reduced until its longer side is `side`, in [0, 1]."""
+    if side and side < max(photo.size):
+        share = side / max(photo.size)
+        photo = photo.resize([max(1, round(s * share)) for s in photo.size], Image.Resampling.LANCZOS)
+    return torch.from_numpy(np.array(photo)).permute(2, 0, 1)[None] / 255  # (h, w, 3) bytes -> (1, 3, h, w)
+
+
+def resized(images: Float[Tensor, "n c h w"], size: tuple[int, int]) -> Float[Tensor, "n c H W"]:
+    """Images at another size, in [0, 1]."""
+    return enlarged(images, size).clamp(0, 1)
+
+
+def enlarged(values: Float[Tensor, "n c h w"], size: tuple[int, int]) -> Float[Tensor, "n c H W"]:
+    """Values at another size, bicubic and antialiased."""
+    if tuple(values.shape[-2:]) == size:
+        return values
+    return interpolate(values, size, mode="bicubic", antialias=True, align_corners=False)
+
+
+def longest(images: Float[Tensor, "n c h w"], side: int) -> tuple[int, int]:
+    """The height and width at which the longer side is `side`."""
+    h, w = images.shape[-2:]
+    return max(1, round(h * side / max(h, w))), max(1, round(w * side / max(h, w)))
 
 
 def check(images: object) -> None:

@@ -161,6 +161,7 @@ class Model:
         with _locks_lock:
             self._lock = _locks.setdefault(self.network, threading.RLock())
         self._weighed: Weighed | None = None
+        self._overwritten: set[str] = set()  # calls whose output a later operation changes in place
         self._copies: dict[int, tuple[Tensor, int, Tensor]] = {}  # of buffers, with the version copied
         # On CPUs channels_last takes 0.69 to 1.0 of the time (benchmarks/attribution.py)
         on_cpu = self.device.type == "cpu"
@@ -209,6 +210,7 @@ class Model:
         leaf = leaf.requires_grad_(start == "image")
         activations = Activations(self.calls, self.size)
         activations["image"] = leaf
+        versions: dict[str, int] = {}
 
         def capture(layer: str, index: int, output: Any) -> Any:
             name = wanted.get((layer, index))
@@ -219,16 +221,23 @@ class Model:
                 raise NetworkError(f"layer {name!r} gives no tensor but {type(output).__name__}")
             if name in replace:
                 output, value = _replaced(output, value, new := replace[name](value)), new
-            kept = value.detach().clone().requires_grad_() if name == start else value.clone()
-            activations[name] = kept
+            own = value.clone() if name in self._overwritten else value
+            kept = own.detach().requires_grad_() if name == start else own
+            activations[name], versions[name] = kept, kept._version
             if "output" not in layers and activations.keys() >= set(wanted.values()):
                 raise _Stop
-            return _replaced(output, value, kept.clone()) if record else output
+            onward = kept.clone() if record and name in self._overwritten else kept
+            return _replaced(output, value, onward) if record else output
 
         record = start is not None or parameters
+        result = None
         with self._lock, torch.inference_mode(False), torch.set_grad_enabled(record):
             weights = {n: p.detach().requires_grad_() for n, p in self._parameters()} if parameters else {}
-            result = self._forward(leaf, {layer for layer, _ in wanted}, capture, weights)
+            if wanted or "output" in layers:
+                result = self._forward(leaf, {layer for layer, _ in wanted}, capture, weights)
+        if changed := {name for name, version in versions.items() if activations[name]._version != version}:
+            self._overwritten |= changed  # on another way than when it was traced
+            return self.run(images, layers, start=start, parameters=parameters, replace=replace)
         activations.update(weights)
         if missed := set(wanted.values()) - activations.keys():
             raise NetworkError(f"{self.name} did not reach {', '.join(sorted(missed))} on this input")
@@ -275,7 +284,7 @@ class Model:
     @cached_property
     def _traced(self) -> tuple[dict[str, Call], tuple[int, ...]]:
         """The calls and the shape of the output, seen on one random image."""
-        found: list[tuple[str, int, tuple[int, ...], bool]] = []
+        found: list[tuple[str, int, Tensor, int, bool]] = []
         pooled: list[Tensor] = []
         modules = dict(self.network.named_modules())
 
@@ -286,7 +295,7 @@ class Model:
                 if POOL.search(kind):
                     pooled.append(value)
                 passive = bool(PASSIVE.search(kind)) or any(value is p for p in pooled)
-                found.append((layer, index, tuple(value.shape), passive))
+                found.append((layer, index, value, value._version, passive))
 
         layers = {name for name in modules if name}
         with self._lock, torch.inference_mode(False), torch.no_grad():
@@ -300,8 +309,10 @@ class Model:
                 output = self._forward(self._noise(), layers, capture, {})
         times = Counter(layer for layer, *_ in found)
         calls: dict[str, Call] = {}
-        for layer, index, shape, passive in found:
-            name = f"{layer}#{index}" if times[layer] > 1 else layer
+        for layer, index, value, version, passive in found:
+            name, shape = f"{layer}#{index}" if times[layer] > 1 else layer, tuple(value.shape)
+            if value._version != version:
+                self._overwritten.add(name)
             layout, extent, prefix = _layout(shape, self.size)
             kind = type(modules[layer]).__name__
             calls[name] = Call(name, layer, index, kind, shape, layout, extent, prefix, passive)
@@ -356,6 +367,12 @@ class Model:
                         finite = finite and bool(flat.isfinite().all())
                 self._weighed = Weighed(digest.hexdigest(), finite, tensors)
             return self._weighed
+
+    def statistics(self, channels: int = 3) -> tuple[Float[Tensor, "c 1 1"], Float[Tensor, "c 1 1"]]:
+        """Mean and deviation that images are normalised with, for so many channels."""
+        shaped = (torch.tensor(v, device=self.device).view(-1, 1, 1) for v in (self.mean, self.std))
+        mean, std = (v.expand(channels, 1, 1) for v in shaped)
+        return mean, std
 
     def label(self, index: int) -> str:
         """The name of class `index`, or `class 12` where there are no names."""

@@ -1,29 +1,19 @@
-"""What is asked of a network: a class, a unit, a channel, a weighted sum of these.
-
-The text form, for the command line and the record:
-
-    tabby cat                         a class by name, a unique part of its name, or its index (281)
-    blocks.5:12                       channel 12 of a layer: its mean over positions
-    blocks.5:12@3,4                   one unit: channel 12 at row 3, column 4
-    1.5*blocks.5:12 - blocks.5:30     weighted sums; the signs stand between spaces
-"""
+"""What is asked of a network: a class, a unit, a channel, features to match, a prior on the image; sums."""
 
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import interpolate, normalize
 
-from opsin.errors import InputError, unknown
-from opsin.model import Activations, Model, is_distribution
+from opsin.errors import InputError
+from opsin.model import Activations, is_distribution
 from opsin.results import CAUTION, note
 
-UNIT = re.compile(r"^(?P<layer>.+):(?P<channel>\d+)(@(?P<row>\d+), ?(?P<column>\d+))?$")
-TERM = re.compile(r"^(?:(?P<weight>[+-]?\d*\.?\d+(?:e[+-]?\d+)?)\*)?(?P<body>.+)$")
-MAX_CANDIDATES = 12
+SMALL = 1e-12  # keeps roots differentiable at zero
 
 
 @dataclass(frozen=True)
@@ -38,6 +28,7 @@ class Objective:
     layers: tuple[str, ...]
     score: Callable[[Activations], Float[Tensor, " n"]]
     single: Callable[[Activations, int], "Objective"] | None = None
+    count: int = 1  # of the images that it asks different things of
 
     def for_image(self, activations: Activations, index: int) -> "Objective":
         """What this objective asks of image `index` of the run: the same of any batch made from it.
@@ -58,6 +49,7 @@ class Objective:
             self.layers,
             lambda a: weight * self.score(a),
             lambda a, i: self.for_image(a, i) * weight,
+            self.count,
         )
 
     __rmul__ = __mul__
@@ -74,6 +66,7 @@ class Objective:
             tuple(dict.fromkeys(self.layers + other.layers)),
             lambda a: combine(self.score(a), other.score(a)),
             lambda a, i: self.for_image(a, i)._with(other.for_image(a, i), sign, combine),
+            max(self.count, other.count),
         )
 
     def _bracketed(self) -> str:
@@ -128,6 +121,116 @@ def unit(layer: str, index: int, row: int, column: int) -> Objective:
     return Objective(f"{layer}:{index}@{row},{column}", (layer,), score)
 
 
+def neuron(layer: str, index: int) -> Objective:
+    """One channel of a layer at its central position."""
+
+    def score(activations: Activations) -> Tensor:
+        values = _channel(activations, layer, index)
+        return values[:, values.shape[1] // 2, values.shape[2] // 2] if values.ndim == 3 else values
+
+    return Objective(f"neuron({layer}, {index})", (layer,), score)
+
+
+def direction(layer: str, vector: Sequence[float]) -> Objective:
+    """The mean over positions of a layer's features along a direction: Σ_k v_k A_k."""
+    named = ", ".join(f"{value:g}" for value in vector)
+
+    def score(activations: Activations) -> Tensor:
+        values = activations.channels(layer)
+        if values.shape[1] != len(vector):
+            raise InputError(f"layer {layer!r} has {values.shape[1]} channels, the direction {len(vector)}")
+        means = values.reshape(*values.shape[:2], -1).mean(2)  # (n, c, h, w) or (n, c) -> (n, c)
+        return means @ means.new_tensor(vector)
+
+    return Objective(f"direction({layer}, {named})", (layer,), score)
+
+
+def energy(layer: str) -> Objective:
+    """Half the mean square of a layer's activations: its gradient in them is they themselves (DeepDream)."""
+    return Objective(f"energy({layer})", (layer,), lambda a: a[layer].square().flatten(1).mean(1) / 2)
+
+
+def diversity(layer: str) -> Objective:
+    """How little the pictures of a batch have in common at a layer.
+
+    Minus the mean cosine of each picture's Gram matrix with the others'; of a single picture zero.
+    """
+
+    def score(activations: Activations) -> Tensor:
+        grams = normalize(gram(activations.maps(layer)).flatten(1))
+        n = len(grams)
+        return (1 - (grams @ grams.T).sum(1)) / max(1, n - 1)  # less each one's cosine with itself
+
+    return Objective(f"diversity({layer})", (layer,), score)
+
+
+def match(layer: str, features: Tensor) -> Objective:
+    """Minus the normalised squared distance to given features: -||Φ - Φ₀||² / ||Φ₀||²."""
+    size = features.flatten(1).square().sum(1)
+
+    def score(activations: Activations) -> Tensor:
+        return -(activations[layer] - features).square().flatten(1).sum(1) / size
+
+    return Objective(f"match({layer})", (layer,), score)
+
+
+def dream_match(layer: str, guide: Float[Tensor, "1 c h w"]) -> Objective:
+    """The mean product of each position's features with the guide's that fit best (guided DeepDream)."""
+    wanted = guide.flatten(2)[0]  # (1, c, h, w) -> (c, hw)
+
+    def score(activations: Activations) -> Tensor:
+        features = activations.maps(layer).flatten(2)  # (n, c, h, w) -> (n, c, k)
+        best = (features.detach().transpose(1, 2) @ wanted).argmax(2)  # (n, k)
+        return torch.stack([(f * wanted[:, b]).mean() for f, b in zip(features, best, strict=True)])
+
+    return Objective(f"dream_match({layer})", (layer,), score)
+
+
+def gram(maps: Float[Tensor, "n c h w"], weight: Tensor | None = None) -> Float[Tensor, "n c c"]:
+    """The Gram matrix of features over positions, a mean: G_ij = Σ_k F_ik F_jk / Σ_k 1.
+
+    With a `weight` (1, 1, H, W) of each position, at any resolution, the weighted mean.
+    """
+    flat = maps.flatten(2)  # (n, c, h, w) -> (n, c, hw)
+    if weight is None:
+        return flat @ flat.transpose(1, 2) / flat.shape[2]
+    share = interpolate(weight, maps.shape[-2:], mode="area").flatten(2)  # -> (1, 1, hw)
+    return flat * share @ flat.transpose(1, 2) / share.sum()
+
+
+def gram_match(
+    layer: str, wanted: Float[Tensor, "1 c c"], weight: Tensor | None = None, scale: float = 1.0
+) -> Objective:
+    """Minus the distance of Gram matrices: -Σ_ij (G_ij - Ĝ_ij)² / 4c², of features times `scale`."""
+
+    def score(activations: Activations) -> Tensor:
+        found = gram(activations.maps(layer) * scale, weight)
+        return -(found - wanted).square().sum((1, 2)) / (4 * wanted.shape[1] ** 2)
+
+    return Objective(f"gram_match({layer})", (layer,), score)
+
+
+def total_variation(beta: float = 2.0) -> Objective:
+    """Minus the image's total variation: -Σ ((x(i, j+1) - x(i, j))² + (x(i+1, j) - x(i, j))²)^(β/2)."""
+
+    def score(activations: Activations) -> Tensor:
+        x = activations["image"]
+        right = x[..., :-1, 1:] - x[..., :-1, :-1]
+        down = x[..., 1:, :-1] - x[..., :-1, :-1]
+        return -(right.square() + down.square()).clamp(min=SMALL).pow(beta / 2).flatten(1).sum(1)
+
+    return Objective(f"total_variation({beta:g})", ("image",), score)
+
+
+def norm(alpha: float = 2.0, centre: Tensor | float = 0.0, unit: Tensor | float = 1.0) -> Objective:
+    """Minus the image's α-norm to the power α: -Σ |(x - centre) / unit|^α."""
+    return Objective(
+        f"norm({alpha:g})",
+        ("image",),
+        lambda a: -((a["image"] - centre) / unit).abs().pow(alpha).flatten(1).sum(1),
+    )
+
+
 def each(objectives: Sequence[Objective]) -> Objective:
     """A different objective for every image: the i-th score is the i-th objective's."""
     layers = tuple(dict.fromkeys(layer for o in objectives for layer in o.layers))
@@ -135,106 +238,13 @@ def each(objectives: Sequence[Objective]) -> Objective:
     def score(activations: Activations) -> Tensor:
         return torch.stack([o.score(activations)[i] for i, o in enumerate(objectives)])
 
-    return Objective(
-        "; ".join(o.name for o in objectives), layers, score, lambda a, i: objectives[i].for_image(a, i)
-    )
+    name = "; ".join(o.name for o in objectives)
+    return Objective(name, layers, score, lambda a, i: objectives[i].for_image(a, i), len(objectives))
 
 
 def pinned(target: Objective, run: Activations) -> Objective:
     """The objective that asks of every image of a later batch what `target` asks of it in `run`."""
     return each([target.for_image(run, index) for index in range(len(run["image"]))])
-
-
-def resolve(target: object, model: Model, n: int | None = None) -> Objective:
-    """The objective that a user means by `target`.
-
-    An `Objective`, a class index, a text, `None` for each image's predicted class, or a sequence of
-    these with one for each of `n` images. Raises `InputError` on anything else, naming what fits.
-    """
-    if target is None:
-        return predicted()
-    if isinstance(target, Objective):
-        return target
-    if isinstance(target, Tensor | np.ndarray | np.generic):
-        target = target.tolist()  # a class index, or one for each image
-    if isinstance(target, int) and not isinstance(target, bool):
-        return logit(target, _class_name(target, model))
-    if isinstance(target, str):
-        return parse(target, model)
-    if isinstance(target, Sequence):
-        if len(target) != n:
-            raise InputError(f"{len(target)} targets for {n} images: give one for all, or one an image")
-        return each([resolve(one, model) for one in target])
-    raise InputError(f"a target is a class, a text or an Objective, got {target!r}")
-
-
-def parse(text: str, model: Model) -> Objective:
-    """The objective that `text` writes, in the form that this module's docstring shows."""
-    text = text.strip()
-    if not text:
-        raise InputError("an empty target: give a class, or layer:channel")
-    if text == predicted().name:
-        return predicted()
-    if model.labels and (index := _class_index(text, model, strict=False)) is not None:
-        return logit(index, _class_name(index, model))
-    pieces = re.split(r"\s([+-])\s+", text)
-    total = _term(pieces[0], model)
-    for sign, piece in zip(pieces[1::2], pieces[2::2], strict=True):
-        total = total + _term(piece, model) if sign == "+" else total - _term(piece, model)
-    return total
-
-
-def _term(text: str, model: Model) -> Objective:
-    match = TERM.match(text.strip())
-    if match is None:
-        raise InputError("an empty target: give a class, or layer:channel")
-    objective = _atom(match["body"].strip(), model)
-    return objective if match["weight"] is None else float(match["weight"]) * objective
-
-
-def _atom(text: str, model: Model) -> Objective:
-    if match := UNIT.match(text):
-        layer, index = match["layer"], int(match["channel"])
-        model.call(layer)  # raises on a layer that is not there
-        if match["row"] is None:
-            return channel(layer, index)
-        return unit(layer, index, int(match["row"]), int(match["column"]))
-    found = _class_index(text, model, strict=True)
-    assert found is not None
-    return logit(found, _class_name(found, model))
-
-
-def _class_name(index: int, model: Model) -> str:
-    known = model.labels is not None and 0 <= index < len(model.labels)
-    return f"{index} ({model.label(index)})" if known else str(index)
-
-
-def _class_index(text: str, model: Model, *, strict: bool) -> int | None:
-    """The class of this index, name or unique part of a name; not `strict`, `None` where there is none."""
-    if numbered := re.fullmatch(r"(\d+)( \(.*\))?", text):
-        return int(numbered[1])
-    labels = [label.lower() for label in model.labels or ()]
-    wanted = text.lower()
-    synonyms = [[part.strip() for part in label.split(",")] for label in labels]
-    for found in (
-        [i for i, label in enumerate(labels) if label == wanted],
-        [i for i, parts in enumerate(synonyms) if wanted in parts],
-        [i for i, label in enumerate(labels) if re.search(rf"\b{re.escape(wanted)}\b", label)],
-        [i for i, label in enumerate(labels) if wanted in label],
-    ):
-        if len(found) == 1:
-            return found[0]
-        if found:
-            listed = ", ".join(f"{i} ({model.label(i)})" for i in found[:MAX_CANDIDATES])
-            more = f" and {len(found) - MAX_CANDIDATES} more" if len(found) > MAX_CANDIDATES else ""
-            raise InputError(f"class {text!r} is ambiguous: {listed}{more}")
-    if not strict:
-        return None
-    if not labels:
-        raise InputError(f"{model.name} has no class names, so {text!r} cannot be one: give its index")
-    if text in model.calls:
-        raise InputError(f"{text!r} is a layer: name a channel of it, as {text}:0")
-    raise unknown("class", text, [part for parts in synonyms for part in parts])
 
 
 def _classes(activations: Activations) -> Float[Tensor, "n c"]:

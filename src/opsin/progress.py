@@ -3,7 +3,8 @@
     with listening(lambda step: print(step.done, step.total)):
         opsin.occlusion(model, images)
 
-A listener cancels the work by raising: nothing is left behind.
+A listener cancels the work by raising: nothing is left behind. Where pictures are made step by step it may
+raise `Enough` instead: the work ends with the picture as it is.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -12,16 +13,24 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TypeVar
 
+from torch import Tensor
+
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Step:
-    """So much of a piece of work is done."""
+    """So much of a piece of work is done; of a climb, with the mean score and the pictures."""
 
     label: str
     done: int
     total: int
+    score: float | None = None
+    images: Callable[[], Tensor] | None = None
+
+
+class Enough(Exception):  # noqa: N818 (a wish, no error)
+    """Raised by a listener: end here, with the picture so far."""
 
 
 Listener = Callable[[Step], None]
@@ -36,6 +45,13 @@ def listening(listener: Listener) -> Iterator[None]:
         yield
     finally:
         _listener.reset(token)
+
+
+def report(label: str, done: int, total: int, score: float, images: Callable[[], Tensor]) -> None:
+    """Tell whoever listens of a step of a climb."""
+    listener = _listener.get()
+    if listener is not None:
+        listener(Step(label, done, total, score, images))
 
 
 def steps(items: Iterable[T], total: int, label: str) -> Iterator[T]:

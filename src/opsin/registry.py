@@ -11,16 +11,24 @@ import hashlib
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated, Any, Literal, ParamSpec, TypeVar, get_args, get_origin
+from types import MappingProxyType, NoneType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, ParamSpec, TypeVar, get_args, get_origin
 
 from opsin.errors import InputError
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 P = ParamSpec("P")
 R = TypeVar("R")
+
+Photos = Literal["each", "whole", "together"]
 
 PACKAGES = ("opsin", "torch", "torchvision", "timm", "numpy", "pillow")
 FOLDER = Path(__file__).parent / "techniques"
@@ -31,7 +39,7 @@ class Arg:
     """What the annotation of a parameter says besides its type."""
 
     help: str
-    role: Literal["value", "target", "layer"] = "value"
+    role: Literal["value", "target", "layer", "layers", "images"] = "value"
     least: float | None = None
     most: float | None = None
 
@@ -40,6 +48,7 @@ Target = Annotated[
     Any, Arg("class name or index, layer:channel, layer:channel@row,column, or a sum", "target")
 ]
 Layer = Annotated[Any, Arg("layer by name, as `opsin layers` lists them", "layer")]
+Layers = Annotated[Any, Arg("layers by name, separated by commas", "layers")]
 
 
 @dataclass(frozen=True)
@@ -56,13 +65,20 @@ class Parameter:
         """The valid words of a setting that is one of a few."""
         return get_args(self.type) if get_origin(self.type) is Literal else ()
 
+    @property
+    def required(self) -> bool:
+        """Whether it has no default."""
+        return self.default is inspect.Parameter.empty
+
 
 @dataclass(frozen=True)
 class Technique:
     """A technique with what its users want to know of it.
 
     `cost` is in forward passes an image with the default settings, a backward pass counted as two.
-    A `dear` one runs in `explain` only when it is asked for.
+    A `dear` one runs in `explain` only when it is asked for. One that `climbs` makes pictures step by
+    step. `photos` says how it gets them from the command line: `each` one cut to the model's size, each one
+    `whole` at its own size, or all `together`. `network` names the zoo's network that suits it best.
     """
 
     name: str
@@ -71,6 +87,9 @@ class Technique:
     reading: str
     cost: int
     dear: bool
+    climbs: bool
+    photos: Photos
+    network: str
     takes_images: bool
     parameters: Mapping[str, Parameter]
 
@@ -81,7 +100,14 @@ class Technique:
 
 
 def technique(
-    *, paper: str, reading: str, cost: int, dear: bool = False
+    *,
+    paper: str,
+    reading: str,
+    cost: int,
+    dear: bool = False,
+    climbs: bool = False,
+    photos: Photos = "each",
+    network: str = "tf_efficientnet_lite0",
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Register a function `(model, images, ...)` or `(model, ...)` that returns a `Result`."""
 
@@ -95,7 +121,19 @@ def technique(
             return _run(about, function, signature, args, kwargs)  # type: ignore[no-any-return]
 
         takes_images = "images" in signature.parameters
-        about = Technique(function.__name__, run, paper, reading, cost, dear, takes_images, parameters)
+        about = Technique(
+            function.__name__,
+            run,
+            paper,
+            reading,
+            cost,
+            dear or climbs,
+            climbs,
+            photos,
+            network,
+            takes_images,
+            parameters,
+        )
         run.technique = about  # type: ignore[attr-defined]
         return run
 
@@ -127,6 +165,46 @@ def techniques() -> dict[str, Technique]:
     return {name: get(name) for name in names()}
 
 
+def resume(result: Any, model: Any, **changes: Any) -> Any:
+    """Go on where a saved or loaded result of a climbing technique stands.
+
+    `result` is one, or the folder of one. Its arguments hold again, but for `changes` (more `steps`, say).
+
+    Raises `InputError` on a result of another kind, another model, or a target that has no text form.
+    """
+    from opsin.results import Pictures, Result
+
+    loaded = result if isinstance(result, Result) else Result.load(result)
+    if not isinstance(loaded, Pictures) or loaded.record is None or not loaded.state:
+        raise InputError("only pictures that a technique climbed step by step can be resumed")
+    about, record = get(loaded.record.technique), loaded.record
+    if record.model["sha256"] != model.weigh().fingerprint:
+        raise InputError(
+            f"these pictures were made with {record.model['name']} (weights {record.model['sha256'][:12]}), "
+            f"not with {model.name} (weights {model.weigh().fingerprint[:12]})"
+        )
+    given = {k: v for k, v in record.arguments.items() if k in about.parameters}
+    kept = {k.removeprefix("given."): v for k, v in loaded.state.items() if k.startswith("given.")}
+    for name, parameter in about.parameters.items():
+        if parameter.arg.role == "images":
+            given[name] = [v for k, v in kept.items() if k.startswith(f"{name}.")]
+    images = (kept["images"],) if about.takes_images else ()
+    with _resuming(loaded.state):
+        return about.run(model, *images, **{**given, **changes})
+
+
+@contextmanager
+def _resuming(state: Mapping[str, Any]) -> Iterator[None]:
+    token = _resumed.set(state)
+    try:
+        yield
+    finally:
+        _resumed.reset(token)
+
+
+_resumed: ContextVar[Mapping[str, Any]] = ContextVar("resumed", default=MappingProxyType({}))
+
+
 def _parameter(parameter: inspect.Parameter) -> Parameter:
     kind, arg = get_args(parameter.annotation)[:2]  # every setting is Annotated[type, Arg]
     return Parameter(parameter.name, kind, parameter.default, arg)
@@ -136,10 +214,11 @@ def _run(
     about: Technique, function: Callable[..., Any], signature: inspect.Signature, args: Any, kwargs: Any
 ) -> Any:
     import torch
+    from torch import Tensor
 
     from opsin import images as photos
+    from opsin.ascent import trailing
     from opsin.model import Model
-    from opsin.objectives import resolve
     from opsin.results import CAUTION, Record, note, noting
 
     bound = signature.bind(*args, **kwargs)
@@ -151,28 +230,20 @@ def _run(
             f"{about.name} takes an opsin.Model first, got {type(model).__name__}: see opsin.load"
         )
     arguments: dict[str, Any] = {}
+    pictures: dict[str, Tensor] = {}
     if about.takes_images:
         photos.check(given["images"])
-        digest = hashlib.sha256(given["images"].detach().cpu().float().contiguous().numpy().tobytes())
-        arguments["images"] = {"shape": list(given["images"].shape), "sha256": digest.hexdigest()}
+        pictures["images"] = given["images"]
+        arguments["images"] = _seen(given["images"])
         given["images"] = given["images"].detach().to(model.device)
-    for name, parameter in about.parameters.items():
-        value = given[name]
-        if parameter.arg.role == "target":
-            value = resolve(value, model, len(given["images"]))
-            arguments[name] = value.name
-        elif parameter.arg.role == "layer":
-            value = _default_layer(model, given.get("target")) if value is None else value
-            if not isinstance(value, str):
-                raise InputError(f"{about.name}: {name} is a layer's name, not {value!r}")
-            model.call(value)  # raises on an unknown one
-            arguments[name] = value
-        else:
-            _check(about.name, parameter, value)
-            value = float(value) if parameter.type is float else value
-            arguments[name] = value
-        given[name] = value
-    with torch.inference_mode(False), torch.enable_grad(), noting() as notes:
+    for parameter in about.parameters.values():
+        _take(about, parameter, given, arguments, pictures)
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        noting() as notes,
+        trailing(_resumed.get()) as trail,
+    ):
         weights = model.weigh()
         if not weights.finite:
             note(f"{CAUTION}the network's weights hold NaN or infinite numbers: so may the values here")
@@ -181,7 +252,74 @@ def _run(
     facts |= {"mean": list(model.mean), "std": list(model.std), "crop": model.crop, "squash": model.squash}
     facts |= {"interpolation": model.interpolation}
     record = Record(about.name, about.paper, arguments, facts, _versions(), tuple(notes))
+    if about.climbs:
+        result = replace(
+            result, state=trail.arrays() | {f"given.{name}": value for name, value in pictures.items()}
+        )
     return replace(result, record=record)
+
+
+def _take(
+    about: Technique,
+    parameter: Parameter,
+    given: dict[str, Any],
+    arguments: dict[str, Any],
+    pictures: dict[str, Any],
+) -> None:
+    """Check and resolve one setting in `given`; what it was goes into `arguments`, images into `pictures`."""
+    from opsin.parsing import resolve
+
+    name, model = parameter.name, given["model"]
+    value, role = given[name], parameter.arg.role
+    if role == "target":
+        value = resolve(value, model, len(given["images"]) if about.takes_images else None)
+        arguments[name] = value.name
+    elif role == "layer":
+        value = _default_layer(model, given.get("target")) if value is None else value
+        if not isinstance(value, str):
+            raise InputError(f"{about.name}: {name} is a layer's name, not {value!r}")
+        model.call(value)  # raises on an unknown one
+        arguments[name] = value
+    elif role == "layers":
+        value = None if value is None else _layers(about.name, name, value, model)
+        arguments[name] = value
+    elif role == "images":
+        several = _several(value)
+        pictures.update({f"{name}.{index}": one for index, one in enumerate(several)})
+        value = [one.detach().to(model.device) for one in several]
+        arguments[name] = [_seen(one) for one in several]
+    else:
+        value = _checked(about.name, parameter, value)
+        arguments[name] = value
+    given[name] = value
+
+
+def _seen(images: "Tensor") -> dict[str, Any]:
+    """Which images these are."""
+    plain = images.detach().cpu().float().contiguous()
+    return {"shape": list(plain.shape), "sha256": hashlib.sha256(plain.numpy().data).hexdigest()}
+
+
+def _several(images: Any) -> "list[Tensor]":
+    """Images of any sizes, each (1, 3, h, w), from one tensor or a sequence of them."""
+    from opsin import images as photos
+
+    found = []
+    for one in images if isinstance(images, list | tuple) else [images]:
+        photos.check(one)
+        found += list(one.split(1))
+    return found
+
+
+def _layers(technique: str, name: str, value: object, model: Any) -> list[str]:
+    """Layers from a text with commas or a sequence of names."""
+    names = value.split(",") if isinstance(value, str) else value
+    if not isinstance(names, list | tuple) or not names or not all(isinstance(one, str) for one in names):
+        raise InputError(f"{technique}: {name} are layers' names, not {value!r}")
+    names = [one.strip() for one in names]
+    for one in names:
+        model.call(one)  # raises on an unknown one
+    return names
 
 
 def _default_layer(model: Any, target: Any) -> str:
@@ -194,14 +332,21 @@ def _default_layer(model: Any, target: Any) -> str:
     return found
 
 
-def _check(name: str, parameter: Parameter, value: Any) -> None:
+def _checked(name: str, parameter: Parameter, value: Any) -> Any:
+    """The value of a setting, of its type. Raises `InputError` where it cannot be."""
     kind, arg = parameter.type, parameter.arg
+    kinds = get_args(kind) if NoneType in get_args(kind) else (kind,)
+    if value is None and NoneType in kinds:
+        return None
+    kind = kinds[0]
+    if hasattr(value, "item") and not isinstance(value, str):  # a number of NumPy or torch
+        value = value.item()
     if parameter.choices:
         if value not in parameter.choices:
             raise InputError(
                 f"{name}: {parameter.name} is one of {', '.join(parameter.choices)}, not {value!r}"
             )
-        return
+        return value
     numeric = (int, float) if kind is float else kind
     if not isinstance(value, numeric) or (isinstance(value, bool) and kind is not bool):
         raise InputError(f"{name}: {parameter.name} is a {getattr(kind, '__name__', kind)}, not {value!r}")
@@ -209,6 +354,7 @@ def _check(name: str, parameter: Parameter, value: Any) -> None:
         raise InputError(f"{name}: {parameter.name} is at least {arg.least:g}, not {value}")
     if arg.most is not None and not value <= arg.most:
         raise InputError(f"{name}: {parameter.name} is at most {arg.most:g}, not {value}")
+    return float(value) if kind is float else value
 
 
 @functools.cache

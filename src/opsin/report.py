@@ -19,10 +19,11 @@ from opsin.errors import InputError, OpsinError
 from opsin.model import Model
 from opsin.progress import steps
 from opsin.registry import Technique
-from opsin.results import CAUTION, PAGE, RECORD, Gallery, Result, data_uri, writing
+from opsin.results import CAUTION, PAGE, RECORD, Gallery, Pictures, Result, data_uri, writing
 
 TOP = 5
 GENERAL = "network"  # folder of what is the same for every photo
+STRIP, MOST_SHOWN = 512, 24  # pixels of a picture that was made, and how many stand on the page
 THUMBNAIL = 128  # pixels: galleries are drawn small on the page, at full size beside it
 
 
@@ -68,13 +69,16 @@ class Report:
 
     def html(self) -> str:
         """The page."""
-        page = Environment(
-            loader=PackageLoader("opsin"), autoescape=True, trim_blocks=True, lstrip_blocks=True
-        )
-        return page.get_template("report.html").render(report=self, card=_card, photo=_photo)
+        return page("report.html", report=self, photo=_photo)
 
     def _repr_html_(self) -> str:
         return f'<iframe srcdoc="{_escaped(self.html())}" style="width:100%;height:80vh;border:0"></iframe>'
+
+
+def page(template: str, **given: Any) -> str:
+    """A page of this package's templates; `card` is there what is shown of a result."""
+    made = Environment(loader=PackageLoader("opsin"), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    return made.get_template(template).render(card=_card, **given)
 
 
 def explain(
@@ -156,7 +160,7 @@ def _top(model: Model, image: Float[Tensor, "1 3 h w"]) -> tuple[tuple[str, floa
 
 
 def _is_gallery(pair: tuple[Technique, Result]) -> bool:
-    return isinstance(pair[1], Gallery)
+    return isinstance(pair[1], Gallery | Pictures)
 
 
 def _photo(section: Section) -> str:
@@ -170,6 +174,11 @@ def _card(technique: Technique, result: Result) -> dict[str, Any]:
     cautions = [n for n in result.record.notes if n.startswith(CAUTION)]
     notes = [n for n in result.record.notes if n not in cautions]
     card = {"technique": technique, "settings": settings, "notes": notes, "cautions": cautions, "groups": []}
+    if isinstance(result, Pictures):
+        strip = [
+            (p.group, p.caption, _webp(colour.photo(p.image), STRIP)) for p in result.panels[:MOST_SHOWN]
+        ]
+        return {**card, "pictures": [], "strip": strip}
     if not isinstance(result, Gallery):
         return {**card, "pictures": [data_uri(picture) for _, picture in result.pictures()]}
     groups = [(group, list(panels)) for group, panels in groupby(result.panels, lambda panel: panel.group)]

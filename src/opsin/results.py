@@ -28,7 +28,7 @@ from opsin.errors import InputError
 RECORD = "record.json"
 VALUES = "values.npz"
 PAGE = "index.html"
-OWN_FILES = re.compile(rf"{RECORD}|{VALUES}|{PAGE}|\d{{3,}}\.png")
+OWN_FILES = re.compile(rf"{RECORD}|{VALUES}|{PAGE}|\d{{3,}}\.png|animation\.(gif|webp)")
 
 CAUTION = "Caution: "
 
@@ -227,6 +227,74 @@ class Gallery(Result):
         texts = facts.pop("panels")
         panels = [Panel(g, t, c, arrays[f"{index:05d}"]) for index, (g, t, c) in enumerate(texts)]
         return cls(tuple(panels), **facts)
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """An image in [0, 1] with a caption; `group` is what several pictures share."""
+
+    group: str
+    caption: str
+    image: Float[Tensor, "3 h w"]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "image", _plain(self.image))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Picture) and all(
+            _equal(getattr(self, f.name), getattr(other, f.name)) for f in fields(self)
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+@dataclass(frozen=True, eq=False)
+class Pictures(Result):
+    """Images that were made, with captions, in groups.
+
+    `numbers` are what was measured on the way (the score by step, an error a layer). `state` holds what
+    is needed to go on climbing: see `opsin.resume`. Of a `film` the last group is its frames.
+    """
+
+    panels: tuple[Picture, ...]
+    film: bool = False
+    numbers: Mapping[str, Tensor] = field(default_factory=dict)
+    state: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("numbers", "state"):
+            object.__setattr__(self, name, {k: _plain(v) for k, v in getattr(self, name).items()})
+
+    @property
+    def images(self) -> Float[Tensor, "n 3 h w"]:
+        """The images of the last group, one tensor."""
+        return torch.stack([p.image for p in self.panels if p.group == self.panels[-1].group])
+
+    def pictures(self) -> list[tuple[str, Image.Image]]:
+        """One picture an image."""
+        return [(f"{p.group} {p.caption}".strip(), colour.photo(p.image)) for p in self.panels]
+
+    def _take_apart(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        arrays = {f"{index:05d}": panel.image for index, panel in enumerate(self.panels)}
+        kept = {f"{kind}.{k}": v for kind in ("numbers", "state") for k, v in getattr(self, kind).items()}
+        return arrays | kept, {"panels": [[p.group, p.caption] for p in self.panels], "film": self.film}
+
+    def write_into(self, place: Path) -> None:
+        """Write the files of `save`, and of a film `animation.webp`."""
+        super().write_into(place)
+        if self.film:
+            colour.animate(list(self.images), place / "animation.webp")
+
+    @classmethod
+    def _put_together(cls, arrays: dict[str, Tensor], facts: dict[str, Any]) -> "Pictures":
+        texts = facts.pop("panels")
+        panels = [Picture(g, c, arrays[f"{index:05d}"]) for index, (g, c) in enumerate(texts)]
+        kept: dict[str, Any] = {"numbers": {}, "state": {}}
+        for name, value in arrays.items():
+            kind, _, rest = name.partition(".")
+            if kind in kept:
+                kept[kind][rest] = value
+        return cls(tuple(panels), **kept, **facts)
 
 
 def data_uri(picture: Image.Image) -> str:

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from opsin import vgg
 from opsin.errors import InputError, NetworkError, unknown
 from opsin.model import Model
 
@@ -20,7 +21,7 @@ IMAGENET_CLASSES = 1000
 
 @dataclass(frozen=True)
 class Entry:
-    """A network of the zoo whose weights come with the install."""
+    """A network of the zoo: its weights come with the install, or from a package index."""
 
     load: Callable[[], Model]
     about: str
@@ -40,7 +41,11 @@ def load(name: str = DEFAULT, *, weights: str | Path | None = None) -> Model:
     """
     kind, _, rest = name.partition(":")
     if name in ZOO:
-        return ZOO[name].load() if weights is None else _timm(name, weights)
+        if weights is None:
+            return ZOO[name].load()
+        if name == DEFAULT:
+            return _timm(name, weights)
+        raise InputError(f"{name} has its own weights: leave the weights out")
     if name.partition(".py:")[1]:
         return _from_file(name, weights)
     if kind in FAMILIES and rest:
@@ -89,7 +94,11 @@ FORMS = {
     "FILE.py:FACTORY": "your own: a function that returns an opsin.Model",
 }
 ZOO = {
-    DEFAULT: Entry(_lite0, "EfficientNet-Lite0, ImageNet, 4.7 M parameters; weights come with the install")
+    DEFAULT: Entry(_lite0, "EfficientNet-Lite0, ImageNet, 4.7 M parameters; weights come with the install"),
+    vgg.NAME: Entry(
+        vgg.vgg16_features,
+        "VGG-16's convolutions, ImageNet, for texture and style; fetched once by pip (61 MB)",
+    ),
 }
 
 

@@ -1,0 +1,306 @@
+"""The one loop that climbs an objective by changing an image.
+
+`ascend` is a stream of steps and knows nothing of who reads it. `climb` drains it for a technique: it
+tells the steps to whoever listens, stops early when the listener has seen `Enough`, and leaves in the
+result what is needed to go on from there.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from opsin.canvas import Canvas, Pixels
+from opsin.errors import InputError, NetworkError
+from opsin.model import Model
+from opsin.objectives import Objective
+from opsin.progress import Enough, report
+from opsin.results import Picture, Pictures, note
+from opsin.transforms import Transform
+
+Optimiser = Literal["adam", "lbfgs", "gradient"]
+MEMORY = 20  # pairs that L-BFGS remembers
+MAX_EVALUATIONS = 25  # of a line search
+MOMENTUM = 0.9
+SMALL = 1e-12
+
+Constraint = Callable[[Tensor, Tensor, int], None]  # (parameters, gradient, step), in place
+
+
+@dataclass(frozen=True)
+class Step:
+    """Where a climb stands after so many steps.
+
+    `scores` (n,) are those that the last step started from, `None` before the first. `images()` gives
+    the pictures in [0, 1], `state()` all that is needed to go on.
+    """
+
+    number: int
+    scores: Float[Tensor, " n"] | None
+    images: Callable[[], Float[Tensor, "n 3 h w"]]
+    state: Callable[[], dict[str, Tensor]]
+
+
+def ascend(
+    model: Model,
+    objective: Objective,
+    start: Float[Tensor, "n 3 h w"],
+    *,
+    steps: int,
+    rate: float,
+    canvas: Canvas | None = None,
+    transforms: Sequence[Transform] = (),
+    optimiser: Optimiser = "adam",
+    decline: float = 1.0,
+    seed: int = 0,
+    constrain: Constraint | None = None,
+    tile: int | None = None,
+    state: Mapping[str, Tensor] | None = None,
+) -> Iterator[Step]:
+    """Change `start` so that the objective's score rises; yields before the first and after every step.
+
+    `adam` and `lbfgs` are torch's; `gradient` adds rate · (v/|v| averaged over the image), v the
+    gradient. The rate falls evenly, on a logarithmic scale, to `decline` times itself. `constrain` may
+    change the parameters after every step. A picture larger than a `tile` is scored tile by tile, each
+    for itself: memory does not grow with it. `state` is an earlier
+    step's: the climb goes on from there, of Adam and plain gradients with the same bits as without the break.
+
+    Raises `InputError` where the score does not depend on the image, and on transforms with `lbfgs`, whose
+    line search compares evaluations; `NetworkError` where the score is no longer a number.
+    """
+    if optimiser == "lbfgs" and transforms:
+        raise InputError("lbfgs compares evaluations, which random transforms change: use adam")
+    canvas = canvas or Pixels()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        parameters = state["parameters"].to(start.device) if state else canvas.encode(start)
+    parameters = parameters.clone().requires_grad_()
+    number = int(state["number"]) if state else 0
+    climber = _climber(optimiser, parameters, rate)
+    if state:
+        generator.set_state(state["generator"])
+        moments = {k.removeprefix("moment."): v.clone() for k, v in state.items() if k.startswith("moment.")}
+        climber.state[parameters].update(moments)
+    latest: list[Tensor] = []
+
+    def evaluate() -> Tensor:
+        """The loss, with the gradient in place; of the same parameters once."""
+        if latest and optimiser == "lbfgs" and torch.equal(latest[0], parameters):
+            parameters.grad = latest[2].clone()
+            return latest[1].sum().neg()
+        scores, gradient = _evaluate(model, objective, canvas, transforms, parameters, generator, tile)
+        if number == 0 and not latest:
+            _check(objective, gradient)
+        if not scores.isfinite().all():
+            raise NetworkError(f"the score of {objective.name!r} is {scores.tolist()} at step {number + 1}")
+        size = gradient.abs().flatten(1).mean(1).view(-1, *[1] * (gradient.ndim - 1))
+        gradient = gradient / (size + SMALL) if optimiser == "gradient" else gradient
+        parameters.grad = gradient.neg().contiguous()
+        latest[:] = [parameters.detach().clone(), scores, parameters.grad.clone()]
+        return scores.sum().neg()
+
+    def images() -> Tensor:
+        with torch.no_grad():
+            return canvas.decode(parameters).clamp(0, 1)
+
+    def remembered() -> dict[str, Tensor]:
+        kept = {} if optimiser == "lbfgs" else climber.state[parameters]
+        moments = {f"moment.{name}": value.clone() for name, value in kept.items() if value is not None}
+        at = {"parameters": parameters.detach().clone(), "number": torch.tensor(number)}
+        return {**at, "generator": generator.get_state(), **moments}
+
+    yield Step(number, None, images, remembered)
+    while number < steps:
+        climber.param_groups[0]["lr"] = rate * decline ** (number / steps)
+        climber.step(evaluate)  # type: ignore[arg-type]
+        number += 1
+        with torch.no_grad():
+            if optimiser != "lbfgs":
+                canvas.project(parameters)
+            if constrain is not None:
+                constrain(parameters, latest[2].neg(), number)
+        yield Step(number, latest[1], images, remembered)
+
+
+def _climber(optimiser: Optimiser, parameters: Tensor, rate: float) -> torch.optim.Optimizer:
+    if optimiser == "adam":
+        return torch.optim.Adam([parameters], lr=rate)
+    if optimiser == "gradient":
+        return torch.optim.SGD([parameters], lr=rate)
+    return torch.optim.LBFGS(
+        [parameters],
+        lr=rate,
+        max_iter=1,
+        max_eval=MAX_EVALUATIONS,
+        history_size=MEMORY,
+        tolerance_grad=0,
+        tolerance_change=0,
+        line_search_fn="strong_wolfe",
+    )
+
+
+def _evaluate(
+    model: Model,
+    objective: Objective,
+    canvas: Canvas,
+    transforms: Sequence[Transform],
+    parameters: Tensor,
+    generator: torch.Generator,
+    tile: int | None,
+) -> tuple[Tensor, Tensor]:
+    """The scores (n,) and their gradient in the parameters."""
+    seen = canvas.decode(parameters)
+    for transform in transforms:
+        seen = transform(seen, generator)
+    if tile is None or max(seen.shape[-2:]) <= tile:
+        scores, signal = _signal(model, objective, seen)
+    else:
+        rows = seen.detach().tensor_split(-(-seen.shape[2] // tile), 2)
+        parts = [row.tensor_split(-(-seen.shape[3] // tile), 3) for row in rows]
+        found = [[_signal(model, objective, part) for part in row] for row in parts]
+        scores = torch.stack([score for row in found for score, _ in row]).mean(0)
+        signal = torch.cat([torch.cat([one for _, one in row], 3) for row in found], 2)
+    if seen is not parameters:
+        (signal,) = torch.autograd.grad(seen, parameters, signal)
+    return scores, signal
+
+
+def _signal(model: Model, objective: Objective, images: Tensor) -> tuple[Tensor, Tensor]:
+    """The scores (n,) and their gradient in the images."""
+    run = model.run(images, objective.layers, start="image")
+    scores = objective.score(run)
+    signal = None
+    if scores.requires_grad:
+        (signal,) = torch.autograd.grad(scores.sum(), run["image"], allow_unused=True)
+    if signal is None:
+        raise InputError(f"{objective.name!r} does not depend on the image")
+    return scores.detach(), signal
+
+
+def _check(objective: Objective, gradient: Tensor) -> None:
+    flat = (gradient == 0).flatten(1).all(1)
+    if flat.any():
+        which = int(flat.nonzero()[0])
+        raise InputError(
+            f"the gradient of {objective.name!r} is exactly zero at the start of picture {which}: "
+            "it does not depend on the image there (a unit behind a rectifier that is off?); "
+            "start elsewhere (another seed), or ask for the layer before the rectifier"
+        )
+
+
+@dataclass
+class Trail:
+    """What the climbs of one technique leave behind, in their order; `saved` is that of an earlier run."""
+
+    saved: Mapping[str, Tensor] = field(default_factory=dict)
+    stages: list[dict[str, Tensor]] = field(default_factory=list)
+    enough: bool = False
+
+    def next(self) -> tuple[dict[str, Tensor], bool]:
+        """The saved state of the climb that begins, and whether it had been finished."""
+        index = len(self.stages)
+        prefix = f"{index}."
+        state = {k.removeprefix(prefix): v for k, v in self.saved.items() if k.startswith(prefix)}
+        return state, any(k.startswith(f"{index + 1}.") for k in self.saved)
+
+    def arrays(self) -> dict[str, Tensor]:
+        """All stages, flat; of a finished one no more than its end."""
+        kept = [{k: s[k] for k in ("parameters", "number", "generator", "scores")} for s in self.stages[:-1]]
+        flat = [*kept, *self.stages[-1:]]
+        return {f"{i}.{key}": value.cpu() for i, stage in enumerate(flat) for key, value in stage.items()}
+
+
+_trail: ContextVar[Trail | None] = ContextVar("trail", default=None)
+
+
+@contextmanager
+def trailing(saved: Mapping[str, Tensor]) -> Iterator[Trail]:
+    """Collect what the climbs of the block leave, going on from `saved`."""
+    token = _trail.set(trail := Trail(saved))
+    try:
+        yield trail
+    finally:
+        _trail.reset(token)
+
+
+@dataclass(frozen=True)
+class Climb:
+    """The pictures that a climb ended with, and the scores (steps, n) on its way."""
+
+    images: Float[Tensor, "n 3 h w"]
+    scores: Float[Tensor, "steps n"]
+
+
+def climb(
+    label: str,
+    model: Model,
+    objective: Objective,
+    start: Float[Tensor, "n 3 h w"],
+    *,
+    steps: int,
+    rate: float,
+    canvas: Canvas | None = None,
+    transforms: Sequence[Transform] = (),
+    optimiser: Optimiser = "adam",
+    decline: float = 1.0,
+    seed: int = 0,
+    constrain: Constraint | None = None,
+    tile: int | None = None,
+) -> Climb:
+    """`ascend` to its end, or until a listener has seen enough."""
+    trail = _trail.get() or Trail()
+    state, finished = trail.next()
+    if trail.enough:
+        return Climb(start, torch.empty(0, len(start)))
+    if finished:
+        steps = int(state["number"])
+    if state and optimiser == "lbfgs":
+        note("resumed: L-BFGS began with an empty memory")
+    scores = list(state["scores"]) if state else []
+    stream = ascend(
+        model,
+        objective,
+        start,
+        steps=steps,
+        rate=rate,
+        canvas=canvas,
+        transforms=transforms,
+        optimiser=optimiser,
+        decline=decline,
+        seed=seed,
+        constrain=constrain,
+        tile=tile,
+        state=state or None,
+    )
+    for step in stream:
+        if step.scores is None:
+            continue
+        scores.append(step.scores.cpu())
+        try:
+            report(label, step.number, steps, float(step.scores.mean()), step.images)
+        except Enough:
+            trail.enough = True
+            note(f"{label}: stopped at step {step.number} of {steps}")
+            break
+    history = torch.stack(scores) if scores else torch.empty(0, len(start))
+    trail.stages.append({**step.state(), "scores": history})
+    return Climb(step.images(), history)
+
+
+def climbed(found: Climb, target: Objective, model: Model) -> Pictures:
+    """The result of a climb towards a target: of a classifier with the class that it sees in the picture."""
+    names = target.name.split("; ") if target.count > 1 else [target.name] * len(found.images)
+    outputs = model.run(found.images)["output"] if model.classes else None
+    panels = []
+    for index, (name, image) in enumerate(zip(names, found.images, strict=True)):
+        caption = f"score {float(found.scores[-1, index]):.4g}" if len(found.scores) else "not climbed"
+        if outputs is not None:
+            p, best = model.probabilities(outputs)[index].max(0)
+            caption += f"; the network sees {model.label(int(best))}, {100 * float(p):.1f} %"
+        panels.append(Picture(name, caption, image))
+    return Pictures(tuple(panels), numbers={"scores": found.scores})

@@ -1,0 +1,113 @@
+from collections.abc import Sequence
+from functools import reduce
+from operator import add
+from typing import Annotated
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from opsin.ascent import climb
+from opsin.errors import InputError
+from opsin.images import enlarged, longest, resized
+from opsin.model import Model
+from opsin.objectives import Objective, dream_match, energy
+from opsin.objectives import channel as one_channel
+from opsin.registry import Arg, Layers, technique
+from opsin.results import Picture, Pictures
+from opsin.transforms import affine, jitter
+
+LEAST = 16  # pixels: the side of the smallest octave
+
+
+@technique(
+    paper="Mordvintsev, Olah, Tyka: Inceptionism, Google Research Blog 2015, with the notebook deepdream",
+    reading="The photo, changed so that the network sees more of what it already sees there.",
+    cost=120,
+    climbs=True,
+    photos="whole",
+)
+def deepdream(
+    model: Model,
+    images: Float[Tensor, "n 3 h w"],
+    layers: Layers = None,
+    channel: Annotated[int | None, Arg("of the layer; by default all of them", least=0)] = None,
+    guide: Annotated[Sequence[Tensor], Arg("a second image to dream of", "images")] = (),
+    steps: Annotated[int, Arg("for every octave", least=1)] = 15,
+    rate: Annotated[float, Arg("mean change of a channel's value in a step", least=0)] = 0.008,
+    octaves: Annotated[int, Arg("sizes, from small to full", least=1)] = 4,
+    ratio: Annotated[float, Arg("of one octave's size to the last one's", least=1.05)] = 1.4,
+    shift: Annotated[int, Arg("jitter, pixels", least=0)] = 32,
+    size: Annotated[int | None, Arg("longer side of the dream; by default the photo's", least=16)] = None,
+    tile: Annotated[int, Arg("pixels: larger pictures are dreamt in tiles of this side", least=64)] = 512,
+    frames: Annotated[int, Arg("of a journey into the dream: each one is dreamt again", least=1)] = 1,
+    zoom: Annotated[float, Arg("of one frame to the next", least=1)] = 1.05,
+    seed: Annotated[int, Arg("of the shifts")] = 0,
+) -> Pictures:
+    """Gradient ascent on the energy ½ mean(A²) of layers, in octaves: x ← x + rate · g / mean|g|.
+
+    From the smallest octave to the full size, under random shifts; what one octave added (its detail) is
+    enlarged and carried into the next. A `channel` or a `guide` takes the place of the energy: of a guide
+    the mean product of each position's features with the guide's that fit best.
+
+    The default layer is the last one at the last resolution but one. Pictures larger than a tile are
+    shifted at random and dreamt tile by tile, so that memory does not grow and no seam stays. With
+    `frames` the dream is enlarged by `zoom` and dreamt again, for a film.
+
+    Departs from the notebook: the gradient is kept per image, in [0, 1].
+    """
+    target = wish(model, layers or [dreamy(model)], channel, *guide[:1])
+    picture = resized(images, longest(images, size or max(images.shape[-2:])))
+    panels = [Picture("photo", "", image) for image in picture]
+    numbers = {}
+    shifts = [jitter(shift)] if shift else []
+    for frame in range(frames):
+        height, width = picture.shape[-2:]
+        shares = [ratio**-k for k in reversed(range(octaves))]
+        sizes = [(max(LEAST, round(height * s)), max(LEAST, round(width * s))) for s in shares]
+        detail = torch.zeros_like(resized(picture, sizes[0]))
+        for number, (h, w) in enumerate(sizes):
+            base = resized(picture, (h, w))
+            start = (base + enlarged(detail, (h, w))).clamp(0, 1)
+            found = climb(
+                f"frame {frame + 1}, octave {number + 1} of {octaves}"
+                if frames > 1
+                else f"octave {number + 1}",
+                model,
+                target,
+                start,
+                steps=steps,
+                rate=rate,
+                transforms=shifts,
+                optimiser="gradient",
+                seed=seed + number,
+                tile=tile,
+            )
+            detail = found.images - base
+            numbers[f"frame {frame + 1}, octave {number + 1}"] = found.scores
+        panels += [
+            Picture("dream", f"frame {frame + 1}" if frames > 1 else target.name, x) for x in found.images
+        ]
+        picture = affine(0.0, zoom, zoom)(found.images, torch.Generator()) if frames > 1 else picture
+    return Pictures(tuple(panels), film=frames > 1, numbers=numbers)
+
+
+def wish(model: Model, layers: list[str], channel: int | None, guide: Tensor | None = None) -> Objective:
+    """What the dream climbs: the sum over the layers."""
+    if guide is not None and channel is not None:
+        raise InputError("deepdream: a guide or a channel, not both")
+    if channel is not None:
+        return reduce(add, [one_channel(layer, channel) for layer in layers])
+    if guide is None:
+        return reduce(add, [energy(layer) for layer in layers])
+    run = model.run(guide, layers)
+    return reduce(add, [dream_match(layer, run.maps(layer)) for layer in layers])
+
+
+def dreamy(model: Model) -> str:
+    """The last layer at the last resolution but one: whole things, and small enough for many in a picture."""
+    extents = {c.extent for c in model.calls.values() if c.extent and min(c.extent) > 1}
+    order = sorted(extents, key=lambda extent: extent[0] * extent[1])
+    wanted = order[min(1, len(order) - 1)] if order else None
+    found = [c.name for c in model.calls.values() if c.extent == wanted and not c.passive]
+    return found[-1] if found else model.default_layer
