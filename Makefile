@@ -2,10 +2,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check bench docs clean
+.PHONY: demo gallery test check bench docs clean
 
 demo: .venv/run
 	$(BIN)/python -m opsin.demo
+
+gallery: .venv/run
+	$(BIN)/opsin gallery -o gallery
 
 test: .venv/test
 	$(BIN)/python -m pytest
@@ -15,6 +18,7 @@ check: .venv/check
 
 bench: .venv/bench
 	$(BIN)/python benchmarks/attribution.py
+	$(BIN)/python benchmarks/climbing.py
 
 docs: .venv/run
 	$(BIN)/python docs/build.py

@@ -199,7 +199,8 @@ def jobs(technique: str, networks: list[str], quick: bool) -> Iterator[Job]:
             yield from (Job(technique, network, batch) for batch in (1, 16)[: 1 if quick else 2])
             continue
         whole = Job(technique, network, 1)
-        yield whole.part() if quick or (technique == "score_cam" and network != SMALL) else whole
+        dear = network == "vgg16" or (technique == "score_cam" and network != SMALL)
+        yield whole.part() if quick or dear else whole
         if network == SMALL and not quick:
             yield replace(whole, batch=16).part()
 

@@ -1,13 +1,21 @@
-"""Write one reference page a technique, from the registry; with --check, fail where a page is stale."""
+"""Write one reference page a technique, from the registry; with --check, fail where a page is stale.
+
+python docs/build.py --pictures gallery    # and take the pages' pictures from there (`opsin gallery`)
+"""
 
 import inspect
 import sys
 from pathlib import Path
 
+from PIL import Image
+
 from opsin import registry
 from opsin.registry import Parameter, Technique
+from opsin.results import Result
 
 FOLDER = Path(__file__).parent / "techniques"
+PICTURES = Path(__file__).parent / "pictures"
+HEIGHT, MOST = 176, 6  # pixels of a page's picture, and how many stand side by side
 
 
 EXAMPLES = {"target": '"tabby cat"', "style": "painting.jpg"}  # of settings that have no default
@@ -33,7 +41,7 @@ def page(technique: Technique) -> str:
 
 {summary}
 
-{rest}
+{shown(technique)}{rest}
 
 **How to read it.** {technique.reading}
 
@@ -56,6 +64,26 @@ opsin {technique.name} {first}
 """
 
 
+def shown(technique: Technique) -> str:
+    """The page's picture, where there is one."""
+    there = (PICTURES / f"{technique.name}.webp").is_file()
+    return f"![{technique.name}](../pictures/{technique.name}.webp)\n\n" if there else ""
+
+
+def take_pictures(gallery: Path) -> None:
+    """Side by side, small, what the gallery holds of each technique."""
+    PICTURES.mkdir(exist_ok=True)
+    for name in registry.techniques():
+        drawn = [picture for _, picture in Result.load(gallery / name).pictures()]
+        tiles = [p.resize((max(1, round(p.width * HEIGHT / p.height)), HEIGHT)) for p in drawn[:MOST]]
+        sheet = Image.new("RGB", (sum(t.width + 4 for t in tiles) - 4, HEIGHT), "white")
+        left = 0
+        for tile in tiles:
+            sheet.paste(tile, (left, 0))
+            left += tile.width + 4
+        sheet.save(PICTURES / f"{name}.webp", quality=80)
+
+
 def pages() -> dict[Path, str]:
     """Every page's path and text."""
     techniques = registry.techniques()
@@ -66,6 +94,8 @@ def pages() -> dict[Path, str]:
 
 def main() -> None:
     """Write the pages, or check them."""
+    if "--pictures" in sys.argv:
+        take_pictures(Path(sys.argv[sys.argv.index("--pictures") + 1]))
     made = pages()
     stale = [p for p, text in made.items() if not p.is_file() or p.read_text("utf-8") != text]
     stale += [p for p in FOLDER.glob("*.md") if p not in made]

@@ -81,6 +81,21 @@ def pool(x: Array) -> Array:
     return y
 
 
+def average_pool(x: Array) -> Array:
+    c, h, w = x.shape
+    y = np.zeros((c, h // 2, w // 2))
+    for i, j in windows(h, w):
+        y[:, i, j] = x[:, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2].mean((1, 2))
+    return y
+
+
+def gram(maps: Array, weight: Array | None = None) -> Array:
+    """G_ij = Σ_k w_k F_ik F_jk / Σ_k w_k over the positions k, entry by entry; w is one without a weight."""
+    weight = np.ones(maps.shape[1:]) if weight is None else weight
+    n = len(maps)
+    return np.array([[(weight * maps[i] * maps[j]).sum() / weight.sum() for j in range(n)] for i in range(n)])
+
+
 def unpool(signal: Array, x: Array) -> Array:
     """The signal of each 2 x 2 window at the place of its (first) maximum in x: the switches."""
     c, h, w = x.shape
@@ -93,13 +108,15 @@ def unpool(signal: Array, x: Array) -> Array:
     return y
 
 
-def forward(net: nn.Module, image: Array, rectifier: Spelling = RELU) -> dict[str, Array]:
+def forward(
+    net: nn.Module, image: Array, rectifier: Spelling = RELU, pooling: Callable[[Array], Array] = pool
+) -> dict[str, Array]:
     """Every activation of one image (3, h, w) in [0, 1]."""
     p = {name: array(value) for name, value in net.named_parameters()}
     a: dict[str, Array] = {"image": image}
     a["conv1"] = convolve(normalised(image), p["conv1.weight"], p["conv1.bias"])
     a["relu1"] = rectifier.value(a["conv1"])
-    a["pool"] = pool(a["relu1"])
+    a["pool"] = pooling(a["relu1"])
     a["conv2"] = convolve(a["pool"], p["conv2.weight"], p["conv2.bias"])
     a["relu2"] = rectifier.value(a["conv2"])
     a["mean"] = a["relu2"].mean((1, 2))

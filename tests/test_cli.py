@@ -1,4 +1,5 @@
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import opsin
 from opsin import cli, registry
 
 NET = """
-import torch, opsin
+import time, torch, opsin
 from torch import nn
 
 class Fails(nn.Module):
@@ -27,6 +28,14 @@ def net():
 def good():
     labels = ["red cat, tabby", "blue dog", "red dog", "green bird", "grey fish"]
     return opsin.Model(net(), mean=[0.5] * 3, std=[0.5] * 3, size=32, labels=labels, name="own")
+
+class Slow(nn.Module):
+    def forward(self, x):
+        time.sleep(0.1)
+        return x.mean((2, 3))
+
+def slow():
+    return opsin.Model(Slow(), mean=[0.5] * 3, std=[0.5] * 3, size=32)
 
 def smooth():
     body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.SiLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
@@ -54,7 +63,10 @@ def here(tmp_path, monkeypatch):
     """A folder with a photo and an own network, to work in."""
     monkeypatch.chdir(tmp_path)
     Path("net.py").write_text(NET)
-    Image.fromarray(data.cat()).resize((90, 60)).save("photo.png")
+    photo = Image.fromarray(data.cat()).resize((90, 60))
+    photo.save("photo.png")
+    photo.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save("flipped.png")
+    photo.rotate(180).save("turned.png")
     return tmp_path
 
 
@@ -78,10 +90,28 @@ def call(monkeypatch, capsys):
 OWN = ("-m", "net.py:good")
 
 
+# What a technique cannot do without, and what makes its pictures small
+GIVEN = {
+    "class_model": "-t blue.dog",
+    "feature_visualization": "-t blue.dog",
+    "facets": "flipped.png turned.png --clusters 2",
+    "texture": "--size 32 --source 64",
+    "style_transfer": "--style flipped.png --size 32",
+}
+
+
+def words(name, steps=2):
+    """The command of a technique, on the own network, with as little work as possible."""
+    technique = registry.get(name)
+    photo = ["photo.png"] if technique.takes_images else []
+    few = ["--steps", str(steps)] if "steps" in technique.parameters else []
+    given = [word.replace(".dog", " dog") for word in GIVEN.get(name, "").split()]
+    return [name, *photo, *given, *(few if technique.climbs else []), *OWN]
+
+
 @pytest.mark.parametrize("name", registry.names())
 def test_every_technique_is_a_command(here, call, name):
-    photos = ["photo.png"] if registry.get(name).takes_images else []
-    code, out, err = call(name, *photos, *OWN, "-o", "out")
+    code, out, err = call(*words(name), "-o", "out")
     assert (code, out, err) == (0, "out\n", "")
     result = opsin.Result.load("out")
     assert result.record.technique == name
@@ -192,6 +222,22 @@ def test_names_that_are_folders_or_repeat_do_not_collide(here, call):
         ("layers net.py:god", "nearest: good"),
         ("ocklusion photo.png", "nearest: occlusion"),
         ("saliency", "Missing argument"),
+        ("class_model -m net.py:good", "Missing option '--target'"),
+        ("feature_visualization -m net.py:good", "Missing option '--target'"),
+        ("style_transfer photo.png -m net.py:good", "Missing option '--style'"),
+        ("style_transfer photo.png -m net.py:good --style stile.png", "unknown file 'stile.png'"),
+        ("style_transfer photo.png -m net.py:good --style flipped.png --mix 1,2", "1 shares"),
+        ("deepdream photo.png -m net.py:good --guide photo.pgn", "nearest: photo.png"),
+        ("deepdream photo.png -m net.py:good --octaves 0", "at least 1"),
+        ("texture photo.png -m net.py:good --optimiser sgd", "'sgd' is not one of"),
+        ("class_model -m net.py:good -t 1 --settings mine", "'mine' is not one of"),
+        ("class_model -m net.py:good -t 1 --settings yosinski_1 --decay 0.1", "leave the rest out"),
+        ("class_model -m net.py:good -t 0.0:1 --every 0", "--every"),
+        ("class_model -m net.py:good -t 1 --animation mp4", "'mp4' is not one of"),
+        ("inversion photo.png -m net.py:good --layers 0.1,9", "unknown layer '9'"),
+        ("saliency photo.png -m net.py:good --every 2", "No such option"),
+        ("resume missing", "not a saved result"),
+        ("resume .", "not a saved result"),
     ],
 )
 def test_bad_input_is_told_with_exit_code_2_and_nothing_written(here, call, words, said):
@@ -304,3 +350,122 @@ def test_a_folder_of_several_results_names_them(here, call):
     call("explain", "photo.png", *OWN, "--technique", "saliency", "-o", "out")
     with pytest.raises(opsin.InputError, match=r"out/photo\.png/saliency"):
         opsin.Result.load("out")
+
+
+# --- pictures by climbing
+
+
+def frames(path):
+    with Image.open(path) as film:
+        return film.n_frames
+
+
+def test_several_targets_make_several_pictures(here, call):
+    assert call("feature_visualization", "-t", "blue dog; 0.3:2", "--steps", "2", *OWN, "-o", "out")[0] == 0
+    made = opsin.Result.load("out")
+    assert [panel.group for panel in made.panels] == ["1 (blue dog)", "0.3:2"]
+    assert sorted(p.name for p in Path("out").iterdir()) == [
+        "000.png",
+        "001.png",
+        "record.json",
+        "values.npz",
+    ]
+
+
+def test_several_layers_are_separated_by_commas(here, call):
+    assert call("inversion", "photo.png", "--layers", "0.1, 0.3", "--steps", "2", *OWN, "-o", "out")[0] == 0
+    groups = [panel.group for panel in opsin.Result.load("out").panels]
+    assert groups == ["photo", "0.1", "0.3"]
+
+
+@pytest.mark.parametrize("kind", ["gif", "webp"])
+def test_kept_steps_make_an_animation(here, call, kind):
+    more = ("--every", "2", "--animation", kind, "-o", "out")
+    assert call(*words("class_model", steps=7), *more)[0] == 0
+    assert frames(f"out/animation.{kind}") == 3
+    assert call(*words("class_model", steps=7), "--every", "1", "--animation", kind, "-o", "out")[0] == 0
+    assert frames(f"out/animation.{kind}") == 7
+
+
+def test_an_animation_of_growing_octaves_is_of_the_largest_size(here, call):
+    more = ("--octaves", "3", "--every", "1", "--animation", "gif", "-o", "out")
+    assert call(*words("deepdream"), *more)[0] == 0
+    assert frames("out/animation.gif") == 6
+    with Image.open("out/animation.gif") as film:
+        assert film.size == (90, 60)
+
+
+def test_each_photo_has_its_own_animation(here, call):
+    more = ("--layers", "0.1", "--every", "1", "--animation", "gif", "-o", "out")
+    assert call("inversion", "photo.png", "flipped.png", "--steps", "3", *OWN, *more)[0] == 0
+    assert frames("out/photo.png/animation.gif") == frames("out/flipped.png/animation.gif") == 3
+
+
+@pytest.mark.parametrize("name", ["class_model", "feature_visualization", "deepdream"])
+def test_a_climb_is_resumed_in_its_own_folder_with_more_steps(here, call, name):
+    assert call(*words(name, steps=5), "-o", "whole")[0] == 0
+    assert call(*words(name, steps=2), "-o", "part")[0] == 0
+    words_ = ["resume", "part", "-m", "net.py:good", "--steps", "5"]
+    if name == "deepdream":  # its last octave alone goes on
+        assert call(*words_, "-o", "more")[:2] == (0, "more\n")
+        assert opsin.Result.load("more") != opsin.Result.load("part")
+        return
+    assert call(*words_)[:2] == (0, "part\n")
+    assert opsin.Result.load("part") == opsin.Result.load("whole")
+
+
+def test_a_result_is_resumed_with_the_network_that_it_was_made_with(here, call):
+    call(*words("class_model"), "-o", "part")
+    code, _, err = call("resume", "part", "-m", "net.py:smooth")
+    assert code == 2
+    assert "made with own" in err
+    call("saliency", "photo.png", *OWN, "-o", "map")
+    code, _, err = call("resume", "map", *OWN)
+    assert code == 2
+    assert "only pictures that a technique climbed" in err
+
+
+def test_progress_is_told_in_lines_where_stderr_is_no_terminal(here, call, monkeypatch):
+    monkeypatch.setattr(cli, "TELL_EVERY", -1)
+    code, out, err = call(*words("class_model", steps=3), "-o", "out")
+    assert (code, out) == (0, "out\n")
+    lines = err.splitlines()
+    assert [line.split(": ")[-1] for line in lines] == ["1 of 3", "2 of 3", "3 of 3"]
+    assert all(line.startswith("class model  score ") for line in lines)
+
+
+INTERRUPTED = """
+import sys
+from opsin import cli
+cli.TELL_EVERY = 0.05
+sys.argv = ["opsin", *sys.argv[1:]]
+cli.main()
+"""
+
+
+def interrupted(*words_):
+    """The command in a process of its own, interrupted once it has told of progress: (exit code, stderr)."""
+    command = [sys.executable, "-c", INTERRUPTED, *words_]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        told = process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        told += process.stderr.read()
+        code = process.wait(timeout=60)
+    return code, told
+
+
+def test_an_interrupt_keeps_the_picture_so_far(here):
+    code, err = interrupted(*words("class_model", steps=100000), "-o", "out")
+    assert code == 0
+    assert "Traceback" not in err
+    made = opsin.Result.load("out")
+    assert 1 <= len(made.numbers["scores"]) < 100000
+    assert "stopped at step" in made.record.notes[0]
+
+
+def test_an_interrupt_of_what_is_not_climbed_writes_nothing(here):
+    code, err = interrupted("occlusion", "photo.png", "--patch", "2", "--stride", "1", "-m", "net.py:slow")
+    assert code == 130
+    assert "cancelled, nothing was written" in err
+    assert "Traceback" not in err
+    assert not Path("occlusion").exists()

@@ -148,6 +148,8 @@ def test_texts_mean_what_they_say(text, score):
         "2*tiger cat + 0.5*beagle - relu2:0@1,1",
         "-1*0",
         "1000000*conv2:1",
+        "0 - 1",
+        "tabby cat - tiger cat - (beagle - goldfish)",
         "0.00001*conv2:1",
         "predicted class",
     ],
@@ -354,3 +356,285 @@ def test_indices_of_other_libraries_are_targets(make):
     if make is not np.int64:
         both = parsing.resolve(make([3, 1]), nets.model(nets.plain()), 2)
         assert both.name.split("; ")[1].startswith("1 ")
+
+
+# --- what pictures are climbed towards
+
+
+MAPS = {name: RUN[name].numpy() for name in ("conv1", "conv2", "relu2")}
+VECTOR = [1, 0, -2, 0.5, 0, 3]
+
+
+def grams(maps):
+    """G_ij = Σ_k F_ik F_jk / K of every image, summed up position by position."""
+    n, c, h, w = maps.shape
+    found = np.zeros((n, c, c))
+    for image in range(n):
+        for y in range(h):
+            for x in range(w):
+                found[image] += np.outer(maps[image, :, y, x], maps[image, :, y, x]) / (h * w)
+    return found
+
+
+def unlike(maps):
+    """Minus the mean cosine of every image's Gram matrix with the others'."""
+    found = grams(maps).reshape(len(maps), -1)
+    unit = found / np.linalg.norm(found, axis=1, keepdims=True)
+    others = [[unit[i] @ unit[j] for j in range(len(maps)) if j != i] for i in range(len(maps))]
+    return [-np.mean(one) if one else 0 for one in others]
+
+
+def variation(image, beta):
+    total = 0.0
+    for channel in image:
+        for y in range(channel.shape[0] - 1):
+            for x in range(channel.shape[1] - 1):
+                right, down = channel[y, x + 1] - channel[y, x], channel[y + 1, x] - channel[y, x]
+                total -= (right**2 + down**2) ** (beta / 2)
+    return total
+
+
+def close(values):
+    return [pytest.approx(float(value), rel=1e-8, abs=1e-12) for value in values]
+
+
+PHOTOS = IMAGES.numpy()
+FORMULAS = {
+    "neuron(conv2, 1)": lambda: MAPS["conv2"][:, 1, 4, 4],
+    "neuron(fc, 2)": lambda: [a["output"][2] for a in BY_HAND],
+    "direction(conv2, 1, 0, -2, 0.5, 0, 3)": lambda: [
+        sum(v * m.mean() for v, m in zip(VECTOR, maps, strict=True)) for maps in MAPS["conv2"]
+    ],
+    "energy(conv1)": lambda: [(maps**2).mean() / 2 for maps in MAPS["conv1"]],
+    "diversity(conv2)": lambda: unlike(MAPS["conv2"]),
+    "total_variation(2)": lambda: [variation(image, 2) for image in PHOTOS],
+    "total_variation(1.5)": lambda: [variation(image, 1.5) for image in PHOTOS],
+    "norm(2)": lambda: [-(image**2).sum() for image in PHOTOS],
+    "norm(6)": lambda: [-(image**6).sum() for image in PHOTOS],
+    "norm(1.5)": lambda: [-(image**1.5).sum() for image in PHOTOS],
+}
+every_formula = pytest.mark.parametrize("text", FORMULAS)
+
+
+@every_formula
+def test_a_call_means_its_formula(text):
+    assert scores(text) == close(FORMULAS[text]())
+
+
+@every_formula
+def test_a_calls_name_parses_back_to_the_same(text):
+    objective = parsing.parse(text, MODEL)
+    assert objective.name == text
+    assert scores(objective.name) == scores(text)
+
+
+def test_calls_made_in_python_are_the_ones_that_are_written():
+    for text, made in (
+        ("neuron(conv2, 1)", opsin.neuron("conv2", 1)),
+        ("direction(conv2, 1, 0, -2, 0.5, 0, 3)", opsin.direction("conv2", VECTOR)),
+        ("diversity(conv2)", opsin.diversity("conv2")),
+        ("total_variation(2)", objectives.total_variation()),
+        ("norm(2)", objectives.norm()),
+    ):
+        assert made.name == text
+        assert scores(made) == scores(text)
+
+
+def test_a_direction_of_many_digits_is_the_same_when_it_is_read_again():
+    made = opsin.direction("conv2", [1 / 3, -2 / 7, 1e-9, 123456.789, 0.1, -1 / 9])
+    assert scores(made.name) == scores(made)
+
+
+def test_a_weight_of_many_digits_is_the_same_when_it_is_read_again():
+    made = (1 / 3) * opsin.channel("conv2", 1) + 1234567.89 * opsin.logit(3)
+    assert scores(made.name) == scores(made)
+
+
+def test_the_energys_gradient_is_the_activations_over_their_number():
+    run = MODEL.run(IMAGES, ("conv2",), start="conv2")
+    (gradient,) = torch.autograd.grad(objectives.energy("conv2").score(run).sum(), run["conv2"])
+    torch.testing.assert_close(gradient, run["conv2"].detach() / run["conv2"][0].numel())
+
+
+def test_a_single_picture_is_as_diverse_as_can_be():
+    objective = opsin.diversity("conv2")
+    assert objective.score(MODEL.run(IMAGES[:1], ("conv2",))).tolist() == pytest.approx([0], abs=1e-12)
+    three = MODEL.run(nets.images(3), ("conv2",))
+    assert objective.score(three).tolist() == close(unlike(three["conv2"].numpy()))
+
+
+def test_a_match_is_minus_the_distance_as_a_share_of_what_is_wanted():
+    wanted = MODEL.run(nets.images(2, seed=9), ("conv2",))["conv2"]
+    for given in (wanted, wanted[:1]):
+        found = scores(objectives.match("conv2", given))
+        other = given.expand(2, -1, -1, -1).numpy()
+        assert found == close(
+            [-((m - o) ** 2).sum() / (o**2).sum() for m, o in zip(MAPS["conv2"], other, strict=True)]
+        )
+    assert scores(objectives.match("conv2", RUN["conv2"])) == [0, 0]
+
+
+def test_a_content_match_is_minus_half_the_mean_squared_distance():
+    wanted = MODEL.run(nets.images(1, seed=9), ("conv2",))["conv2"]
+    found = scores(objectives.content_match("conv2", wanted, 3.0))
+    assert found == close([-(9 * (m - wanted[0].numpy()) ** 2).mean() / 2 for m in MAPS["conv2"]])
+
+
+def test_a_dream_match_is_the_mean_product_with_the_guides_best_fitting_features():
+    guide = MODEL.run(nets.images(1, 12, 20, seed=9), ("conv2",))["conv2"]
+    features = guide[0].flatten(1).numpy()  # (c, hw)
+    expected = []
+    for maps in MAPS["conv2"]:
+        flat = maps.reshape(len(maps), -1)
+        best = [max((flat[:, k] @ f, j) for j, f in enumerate(features.T))[0] for k in range(flat.shape[1])]
+        expected.append(np.mean(best) / len(maps))  # a mean over channels too
+    assert scores(objectives.dream_match("conv2", guide)) == close(expected)
+
+
+def test_a_gram_matrix_is_the_mean_over_positions_of_products():
+    found = objectives.gram(RUN["conv2"])
+    np.testing.assert_allclose(found, grams(MAPS["conv2"]), rtol=1e-9, atol=1e-12)
+    even = objectives.gram(RUN["conv2"], weight=torch.full((1, 1, 16, 16), 0.3, dtype=torch.float64))
+    torch.testing.assert_close(even, found)
+    left = torch.zeros(1, 1, 16, 16, dtype=torch.float64)
+    left[..., :8] = 1
+    half = objectives.gram(RUN["conv2"], weight=left)
+    np.testing.assert_allclose(half, grams(MAPS["conv2"][..., :4]), rtol=1e-9, atol=1e-12)
+
+
+def test_a_gram_match_is_minus_the_squared_distance_over_four_times_the_channels_squared():
+    wanted = objectives.gram(MODEL.run(nets.images(1, seed=9), ("conv2",))["conv2"])
+    for scale in (1.0, 2.5):
+        expected = []
+        for found in grams(scale * MAPS["conv2"]):
+            total = 0.0
+            for i in range(6):
+                for j in range(6):
+                    total += (found[i, j] - float(wanted[0, i, j])) ** 2
+            expected.append(-total / (4 * 6**2))
+        assert scores(objectives.gram_match("conv2", wanted, scale=scale)) == close(expected)
+    assert scores(objectives.gram_match("conv2", wanted)) == scores(
+        objectives.gram_match("conv2", wanted, torch.ones(1, 1, 8, 8, dtype=torch.float64))
+    )
+
+
+def test_a_norm_may_be_taken_around_a_colour_and_in_its_unit():
+    mean, std = (torch.tensor(v, dtype=torch.float64).view(3, 1, 1) for v in (nets.MEAN, nets.STD))
+    x = (IMAGES.numpy() - mean.numpy()) / std.numpy()
+    assert scores(objectives.norm(2, mean, std)) == close([-(one**2).sum() for one in x])
+
+
+@pytest.mark.parametrize("beta", [1.0, 1.5, 2.0])
+def test_priors_have_a_gradient_where_the_image_is_flat(beta):
+    flat = torch.full((1, 3, 8, 8), 0.5, dtype=torch.float64)
+    for prior in (objectives.total_variation(beta), objectives.norm(beta, 0.5)):
+        run = MODEL.run(flat, ("image",), start="image")
+        (gradient,) = torch.autograd.grad(prior.score(run).sum(), run["image"])
+        assert gradient.isfinite().all()
+
+
+def test_what_is_a_sum_of_terms_may_be_worked_in_tiles():
+    wanted = objectives.gram(RUN["conv2"][:1])
+    one, other = objectives.gram_match("conv2", wanted), objectives.content_match("conv2", RUN["conv2"][:1])
+    for objective in (one + other, one - 2 * other, -(one + other)):
+        assert len(objective.terms) == 2
+        assert objective.score(RUN).tolist() == close(
+            sum(
+                t.score(t.part(RUN[t.layer], objectives.Place(slice(0, 8), slice(0, 8), (8, 8))))
+                for t in objective.terms
+            )
+        )
+    assert (one + opsin.logit(1)).terms == (opsin.logit(1) - one).terms == ()
+
+
+# --- brackets, and one for each picture
+
+
+@pytest.mark.parametrize(
+    ("text", "score"),
+    [
+        (
+            "1.5*(conv2:1 - conv2:3) - (0 + conv1:2@3,5)",
+            lambda a: (
+                1.5 * (a["conv2"][1].mean() - a["conv2"][3].mean()) - (a["output"][0] + a["conv1"][2, 3, 5])
+            ),
+        ),
+        ("(0 - 1) - (2 - (3 - 4))", lambda a: np.dot(a["output"], [1, -1, -1, 1, -1])),
+        ("((2))", lambda a: a["output"][2]),
+        ("2*(0 + 3*(1 - 2))", lambda a: np.dot(a["output"], [2, 6, -6, 0, 0])),
+        ("-1*(beagle + goldfish)", lambda a: -a["output"][2] - a["output"][3]),
+        (
+            "neuron(conv2, 1) - 0.5*energy(conv1)",
+            lambda a: a["conv2"][1, 4, 4] - (a["conv1"] ** 2).mean() / 4,
+        ),
+    ],
+)
+def test_brackets_group(text, score):
+    assert scores(text) == by_hand(score)
+    assert scores(parsing.parse(text, MODEL).name) == scores(text)
+
+
+@pytest.mark.parametrize("text", ["(0 + 1", "0 + 1)", "2*(0", "(0))", ")0(", "()", "(0)(1)", "energy(conv1"])
+def test_brackets_without_their_other_half_are_refused(text):
+    with pytest.raises(opsin.InputError):
+        parsing.parse(text, MODEL)
+
+
+def test_semicolons_ask_something_else_of_every_picture():
+    objective = parsing.resolve("beagle; 1.5*(conv2:1 - 0)", MODEL)
+    assert objective.count == 2
+    assert objective.score(RUN).tolist() == [scores(2)[0], scores("1.5*(conv2:1 - 0)")[1]]
+    again = parsing.resolve(objective.name, MODEL)
+    assert (again.count, again.name) == (2, objective.name)
+    assert scores(again) == scores("beagle; 1.5*(conv2:1 - 0)")
+    assert (objective + 2 * opsin.logit(1)).count == 2
+
+
+@pytest.mark.parametrize("text", ["0; 1", "beagle; conv2:1; 3", "0;", "0; ; 1", "; 0"])
+def test_as_many_parts_as_pictures_and_none_empty(text):
+    if text == "0; 1":
+        assert len(scores(text)) == 2
+        return
+    with pytest.raises(opsin.InputError, match=r"targets for 2 images|empty target"):
+        scores(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("neuron(conv2)", r"neuron\(conv2\) does not fit"),
+        ("neuron(conv2, 1, 2)", "does not fit"),
+        ("neuron(conv2, x)", "does not fit"),
+        ("neuron(conv2, 1.5)", "does not fit"),
+        ("neuron(conv2, 9)", "channels 0 to 5, not 9"),
+        ("neuron(conv2, -1)", "channels 0 to 5, not -1"),
+        ("neuron(conv3, 1)", "unknown layer 'conv3'; nearest: conv"),
+        ("neuron()", "layer"),
+        ("energy(conv2, 1)", "does not fit"),
+        ("energy(nosuch)", "unknown layer 'nosuch'"),
+        ("energy()", "layer"),
+        ("diversity(conv2, 3)", "does not fit"),
+        ("diversity(conv3)", "unknown layer"),
+        ("direction(conv2)", "6 channels, the direction 0|does not fit"),
+        ("direction(conv2, 1, 2)", "6 channels, the direction 2"),
+        ("direction(conv2, 1, a)", "does not fit"),
+        ("direction(conv3, 1)", "unknown layer"),
+        ("norm(1, 2, 3, 4)", "does not fit"),
+        ("norm(x)", "does not fit"),
+        ("total_variation(1, 2)", "does not fit"),
+        ("total_variation(conv1)", "does not fit"),
+        ("energi(conv1)", "unknown objective 'energi'; nearest: energy"),
+        ("gram(conv1)", "unknown objective 'gram'"),
+    ],
+)
+def test_calls_that_do_not_fit_are_told(text, said):
+    with pytest.raises(opsin.InputError, match=said):
+        scores(text)
+
+
+def test_a_class_name_may_have_brackets_and_signs():
+    model = nets.model(nets.plain(), labels=["crane (bird)", "crane (machine)", "a - b", "energy (x)", "y"])
+    for text in ("crane (bird) - crane (machine)", "2 - 3", "0 - (1 - 2)"):
+        objective = parsing.parse(text, model)
+        assert scores(parsing.parse(objective.name, model), model) == scores(objective, model)
+    assert parsing.parse("0 (crane (bird)) - 1 (crane (machine))", model).name.count("crane") == 2

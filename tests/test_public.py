@@ -45,4 +45,12 @@ def test_the_readme_names_what_exists():
     for target in re.findall(r"make (\w+)", text):
         assert f"\n{target}:" in makefile
     for command in re.findall(r"^opsin (\w+)", text, re.MULTILINE):
-        assert command in {*registry.names(), "explain", "layers", "techniques", "models"}
+        assert command in {
+            *registry.names(),
+            "explain",
+            "gallery",
+            "layers",
+            "models",
+            "resume",
+            "techniques",
+        }

@@ -1,10 +1,23 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import opsin
 from opsin import colour
-from opsin.results import CAUTION, Gallery, Heatmap, Panel, Record, Result, note, noting, writing
+from opsin.results import (
+    CAUTION,
+    Gallery,
+    Heatmap,
+    Panel,
+    Picture,
+    Pictures,
+    Record,
+    Result,
+    note,
+    noting,
+    writing,
+)
 
 
 def heatmap(values, **settings):
@@ -96,3 +109,79 @@ def test_upsampling_is_bilinear_to_the_images_size():
 
 def test_a_result_draws_itself_in_a_notebook():
     assert heatmap(torch.zeros(2, 1, 4, 4))._repr_html_().count("data:image/png") == 2
+
+
+# --- pictures that were made
+
+
+def pictures(n=3, **settings):
+    images = torch.rand(n, 3, 8, 12, generator=torch.Generator().manual_seed(0))
+    panels = (
+        Picture("photo", "", torch.zeros(3, 5, 7)),
+        *(Picture("dream", f"{i}", x) for i, x in enumerate(images)),
+    )
+    return Pictures(panels, **settings)
+
+
+def test_pictures_come_back_with_their_numbers_their_state_and_their_film(tmp_path):
+    record = Record("x", "y", {"a": 1}, {"name": "n"}, {"torch": "2"}, ("note",))
+    numbers = {
+        "scores": torch.randn(4, 2),
+        "layer1.0 loss": torch.randn(4, dtype=torch.float64),
+        "none": torch.zeros(0, 2),
+    }
+    state = {
+        "0.parameters": torch.randn(1, 3, 4, 3, 2),
+        "0.generator": torch.Generator().get_state(),
+        "0.number": torch.tensor(7),
+        "given.images": torch.rand(1, 3, 4, 4),
+    }
+    for film in (False, True):
+        made = pictures(film=film, numbers=numbers, state=state, record=record)
+        made.save(tmp_path / "out")
+        loaded = Result.load(tmp_path / "out")
+        assert loaded == made
+        assert list(loaded.numbers) == list(numbers)
+        assert loaded.state["0.generator"].dtype == torch.uint8
+        assert loaded != pictures(film=film, numbers=numbers, record=record)
+        assert loaded != pictures(film=not film, numbers=numbers, state=state, record=record)
+
+
+def test_only_a_film_is_written_as_an_animation(tmp_path):
+    pictures(film=True).save(tmp_path / "film")
+    with Image.open(tmp_path / "film" / "animation.webp") as film:
+        assert (film.n_frames, film.size) == (3, (12, 8))
+    assert len(list((tmp_path / "film").glob("*.png"))) == 4
+    pictures().save(tmp_path / "film")  # in the place of the film
+    assert not (tmp_path / "film" / "animation.webp").exists()
+
+
+@pytest.mark.parametrize("kind", ["gif", "webp"])
+def test_an_animation_has_the_size_of_its_largest_frame(tmp_path, kind):
+    generator = torch.Generator().manual_seed(0)
+    frames = [torch.rand(3, side, 2 * side, generator=generator) for side in (6, 8, 11)]
+    colour.animate(frames, tmp_path / f"a.{kind}")
+    with Image.open(tmp_path / f"a.{kind}") as film:
+        assert (film.n_frames, film.size) == (3, (22, 11))
+
+
+def test_a_pictures_png_is_the_image_in_bytes(tmp_path):
+    made = pictures(1)
+    made.save(tmp_path / "out")
+    drawn = np.asarray(Image.open(tmp_path / "out" / "001.png"))
+    expected = (made.panels[1].image.permute(1, 2, 0).numpy() * 255).round()
+    np.testing.assert_array_equal(drawn, expected)
+
+
+def test_the_images_of_pictures_are_those_of_the_last_group():
+    made = pictures(3)
+    assert made.images.shape == (3, 3, 8, 12)
+    assert [caption for caption, _ in made.pictures()] == ["photo", "dream 0", "dream 1", "dream 2"]
+    assert made._repr_html_().count("data:image/png") == 4
+
+
+def test_pictures_hold_plain_tensors_of_their_own():
+    image = torch.rand(3, 4, 4, dtype=torch.float16).requires_grad_()
+    made = Pictures((Picture("g", "c", image),), numbers={"n": torch.ones(1, dtype=torch.bfloat16)})
+    assert made.images.dtype == made.numbers["n"].dtype == torch.float32
+    assert not made.images.requires_grad

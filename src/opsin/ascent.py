@@ -21,6 +21,7 @@ from opsin.model import Model
 from opsin.objectives import Objective
 from opsin.progress import Enough, report
 from opsin.results import Picture, Pictures, note
+from opsin.tiles import tiled
 from opsin.transforms import Transform
 
 Optimiser = Literal["adam", "lbfgs", "gradient"]
@@ -66,15 +67,16 @@ def ascend(
 
     `adam` and `lbfgs` are torch's; `gradient` adds rate · (v/|v| averaged over the image), v the
     gradient. The rate falls evenly, on a logarithmic scale, to `decline` times itself. `constrain` may
-    change the parameters after every step. A picture larger than a `tile` is scored tile by tile, each
-    for itself: memory does not grow with it. `state` is an earlier
-    step's: the climb goes on from there, of Adam and plain gradients with the same bits as without the break.
+    change the parameters after every step. A picture larger than a `tile` is worked tile by tile,
+    exactly where the objective is of `terms`, else each tile for itself: memory does not grow with it.
+    `state` is an earlier step's: the climb goes on from there, of Adam and plain gradients with the same
+    bits as without the break.
 
     Raises `InputError` where the score does not depend on the image, and on transforms with `lbfgs`, whose
-    line search compares evaluations; `NetworkError` where the score is no longer a number.
+    line search compares evaluations, or a rate of zero; `NetworkError` where the score is no longer a number.
     """
-    if optimiser == "lbfgs" and transforms:
-        raise InputError("lbfgs compares evaluations, which random transforms change: use adam")
+    if optimiser == "lbfgs":
+        _check_search(transforms, rate)
     canvas = canvas or Pixels()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -87,21 +89,25 @@ def ascend(
         moments = {k.removeprefix("moment."): v.clone() for k, v in state.items() if k.startswith("moment.")}
         climber.state[parameters].update(moments)
     latest: list[Tensor] = []
+    scored: list[Tensor] = []  # of a step, beginning with where it starts; a line search tries more
 
     def evaluate() -> Tensor:
         """The loss, with the gradient in place; of the same parameters once."""
         if latest and optimiser == "lbfgs" and torch.equal(latest[0], parameters):
             parameters.grad = latest[2].clone()
+            scored.append(latest[1])
             return latest[1].sum().neg()
         scores, gradient = _evaluate(model, objective, canvas, transforms, parameters, generator, tile)
         if number == 0 and not latest:
             _check(objective, gradient)
         if not scores.isfinite().all():
             raise NetworkError(f"the score of {objective.name!r} is {scores.tolist()} at step {number + 1}")
-        size = gradient.abs().flatten(1).mean(1).view(-1, *[1] * (gradient.ndim - 1))
-        gradient = gradient / (size + SMALL) if optimiser == "gradient" else gradient
+        if optimiser == "gradient":
+            size = gradient.abs().flatten(1).mean(1)
+            gradient = gradient / (size.view(-1, *[1] * (gradient.ndim - 1)) + SMALL)
         parameters.grad = gradient.neg().contiguous()
         latest[:] = [parameters.detach().clone(), scores, parameters.grad.clone()]
+        scored.append(scores)
         return scores.sum().neg()
 
     def images() -> Tensor:
@@ -117,6 +123,7 @@ def ascend(
     yield Step(number, None, images, remembered)
     while number < steps:
         climber.param_groups[0]["lr"] = rate * decline ** (number / steps)
+        scored.clear()
         climber.step(evaluate)  # type: ignore[arg-type]
         number += 1
         with torch.no_grad():
@@ -124,7 +131,15 @@ def ascend(
                 canvas.project(parameters)
             if constrain is not None:
                 constrain(parameters, latest[2].neg(), number)
-        yield Step(number, latest[1], images, remembered)
+        yield Step(number, scored[0], images, remembered)
+
+
+def _check_search(transforms: Sequence[Transform], rate: float) -> None:
+    """Raise `InputError` on what a line search cannot work with."""
+    if transforms:
+        raise InputError("lbfgs compares evaluations, which random transforms change: use adam")
+    if rate == 0:
+        raise InputError("lbfgs needs a rate above zero")
 
 
 def _climber(optimiser: Optimiser, parameters: Tensor, rate: float) -> torch.optim.Optimizer:
@@ -159,6 +174,8 @@ def _evaluate(
         seen = transform(seen, generator)
     if tile is None or max(seen.shape[-2:]) <= tile:
         scores, signal = _signal(model, objective, seen)
+    elif objective.terms:
+        scores, signal = tiled(model, objective, seen.detach(), tile)
     else:
         rows = seen.detach().tensor_split(-(-seen.shape[2] // tile), 2)
         parts = [row.tensor_split(-(-seen.shape[3] // tile), 3) for row in rows]
@@ -295,12 +312,23 @@ def climb(
 def climbed(found: Climb, target: Objective, model: Model) -> Pictures:
     """The result of a climb towards a target: of a classifier with the class that it sees in the picture."""
     names = target.name.split("; ") if target.count > 1 else [target.name] * len(found.images)
-    outputs = model.run(found.images)["output"] if model.classes else None
     panels = []
+    seen = named(model, found.images)
     for index, (name, image) in enumerate(zip(names, found.images, strict=True)):
         caption = f"score {float(found.scores[-1, index]):.4g}" if len(found.scores) else "not climbed"
-        if outputs is not None:
-            p, best = model.probabilities(outputs)[index].max(0)
-            caption += f"; the network sees {model.label(int(best))}, {100 * float(p):.1f} %"
+        caption += f"; the network sees {seen[index]}" if seen[index] else ""
         panels.append(Picture(name, caption, image))
     return Pictures(tuple(panels), numbers={"scores": found.scores})
+
+
+def named(model: Model, images: Float[Tensor, "n 3 h w"]) -> list[str]:
+    """The network's own top class of each image; empty where it gives none for images of this size."""
+    if not model.classes:
+        return [""] * len(images)
+    try:
+        outputs = model.run(images)["output"]
+    except NetworkError:  # a classifier of one size, of which an inner layer was climbed at another
+        return [""] * len(images)
+    best = model.probabilities(outputs).max(1)
+    pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    return [f"{model.label(index)}, {100 * p:.1f} %" for index, p in pairs]

@@ -86,8 +86,11 @@ class Fourier(Canvas):
         scale: Tensor = size.clamp(min=1 / max(self.height, self.width)).pow(-self.decay)
         return scale
 
-    @staticmethod
-    def _colour(like: Tensor) -> Float[Tensor, "3 3"]:
-        mix = like.new_tensor(COLOUR)
+    def _colour(self, like: Tensor) -> Float[Tensor, "3 3"]:
+        return self._mix.to(like)
+
+    @cached_property
+    def _mix(self) -> Float[Tensor, "3 3"]:
+        mix = torch.tensor(COLOUR, dtype=torch.float64)
         normalised: Tensor = mix / mix.norm(dim=0).max()
         return normalised

@@ -293,15 +293,16 @@ def _option(parameter: Parameter) -> click.Option:
         kind = next(one for one in get_args(kind) if one is not type(None))
     elif kind is bool:
         names = [f"--{flag}/--no-{flag}"]
-    shown = parameter.default is not None and not parameter.required and not several
+    default = {} if parameter.required or several else {"default": parameter.default}
+    shown = default.get("default") is not None
     return click.Option(
         names,
         type=click.Choice(parameter.choices) if parameter.choices else kind,
-        default=None if parameter.required or several else parameter.default,
         required=parameter.required,
         multiple=several,
         show_default=shown,
         help=f"{parameter.arg.help[0].upper()}{parameter.arg.help[1:]}.",
+        **default,
     )
 
 

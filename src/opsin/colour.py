@@ -50,7 +50,7 @@ def photo(image: Float[Tensor, "3 h w"]) -> Image.Image:
     return Image.fromarray(_bytes(image.detach().cpu().float()))
 
 
-def animate(frames: Sequence[Float[Tensor, "3 h w"]], path: Path) -> None:
+def animate(frames: Sequence[Float[Tensor, "3 _ _"]], path: Path) -> None:
     """Write images, at the size of the largest, as an animation: .gif or .webp, as the name says."""
     drawn = [photo(frame) for frame in frames]
     size = max((picture.size for picture in drawn), key=lambda size: size[0] * size[1])

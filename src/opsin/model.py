@@ -67,6 +67,17 @@ class Activations(dict[str, Tensor]):
         self._calls = calls
         self._size = size
 
+    def singles(self, layers: Sequence[str]) -> "list[Activations]":
+        """Each image's own activations of some layers.
+
+        Split all at once: to index them one by one would fill a gradient of the whole batch for each.
+        """
+        parts = {layer: self[layer].split(1) for layer in dict.fromkeys((*layers, "image"))}
+        found = [Activations(self._calls, self._size) for _ in range(len(self["image"]))]
+        for index, single in enumerate(found):
+            single.update({layer: split[index] for layer, split in parts.items()})
+        return found
+
     def maps(self, layer: str) -> Float[Tensor, "n c h w"]:
         """The activations of `layer` as channel maps, whichever way the network lays them out."""
         return self.as_maps(self[layer], layer)

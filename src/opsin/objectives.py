@@ -2,7 +2,8 @@
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -16,12 +17,34 @@ from opsin.results import CAUTION, note
 SMALL = 1e-12  # keeps roots differentiable at zero
 
 
+class Place(NamedTuple):
+    """Which rows and columns of a layer's whole maps some maps are, and how large the whole is."""
+
+    rows: slice
+    columns: slice
+    size: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Term:
+    """A score of a sum over a layer's positions: `score(Σ part(maps, place))` over any tiling of the maps."""
+
+    layer: str
+    part: Callable[[Float[Tensor, "n c h w"], Place], Tensor]
+    score: Callable[[Tensor], Float[Tensor, " n"]]
+
+    def times(self, weight: float) -> "Term":
+        """The term with its score multiplied."""
+        return replace(self, score=lambda total: weight * self.score(total))
+
+
 @dataclass(frozen=True)
 class Objective:
     """A score to differentiate or to climb: `score(activations)` gives one number an image, (n,).
 
     It declares the `layers` it reads; `"image"` and `"output"` are among the valid ones. Objectives
-    add, subtract and scale: `2 * channel("conv1", 3) - logit(281)`.
+    add, subtract and scale: `2 * channel("conv1", 3) - logit(281)`. One that is a sum of `terms` and
+    nothing else may be worked in tiles.
     """
 
     name: str
@@ -29,6 +52,7 @@ class Objective:
     score: Callable[[Activations], Float[Tensor, " n"]]
     single: Callable[[Activations, int], "Objective"] | None = None
     count: int = 1  # of the images that it asks different things of
+    terms: tuple[Term, ...] = ()
 
     def for_image(self, activations: Activations, index: int) -> "Objective":
         """What this objective asks of image `index` of the run: the same of any batch made from it.
@@ -45,11 +69,12 @@ class Objective:
 
     def __mul__(self, weight: float) -> "Objective":
         return Objective(
-            f"{weight:g}*{self._bracketed()}",
+            f"{_written(weight)}*{self._bracketed()}",
             self.layers,
             lambda a: weight * self.score(a),
             lambda a, i: self.for_image(a, i) * weight,
             self.count,
+            tuple(term.times(weight) for term in self.terms),
         )
 
     __rmul__ = __mul__
@@ -61,12 +86,14 @@ class Objective:
         self, other: "Objective", sign: str, combine: Callable[[Tensor, Tensor], Tensor]
     ) -> "Objective":
         right = other._bracketed() if sign == " - " else other.name
+        terms = self.terms + (-1.0 * other if combine is torch.sub else other).terms
         return Objective(
             self.name + sign + right,
             tuple(dict.fromkeys(self.layers + other.layers)),
             lambda a: combine(self.score(a), other.score(a)),
             lambda a, i: self.for_image(a, i)._with(other.for_image(a, i), sign, combine),
             max(self.count, other.count),
+            terms if self.terms and other.terms else (),
         )
 
     def _bracketed(self) -> str:
@@ -133,7 +160,7 @@ def neuron(layer: str, index: int) -> Objective:
 
 def direction(layer: str, vector: Sequence[float]) -> Objective:
     """The mean over positions of a layer's features along a direction: Σ_k v_k A_k."""
-    named = ", ".join(f"{value:g}" for value in vector)
+    named = ", ".join(_written(value) for value in vector)
 
     def score(activations: Activations) -> Tensor:
         values = activations.channels(layer)
@@ -166,10 +193,13 @@ def diversity(layer: str) -> Objective:
 
 def match(layer: str, features: Tensor) -> Objective:
     """Minus the normalised squared distance to given features: -||Φ - Φ₀||² / ||Φ₀||²."""
-    size = features.flatten(1).square().sum(1)
+    wanted = _wide(features)
+    size = wanted.flatten(1).square().sum(1)
+    if not size.all():
+        raise InputError(f"layer {layer!r} is zero everywhere on the picture: there is nothing to match")
 
     def score(activations: Activations) -> Tensor:
-        return -(activations[layer] - features).square().flatten(1).sum(1) / size
+        return -(activations[layer] - wanted).square().flatten(1).sum(1) / size
 
     return Objective(f"match({layer})", (layer,), score)
 
@@ -186,28 +216,57 @@ def dream_match(layer: str, guide: Float[Tensor, "1 c h w"]) -> Objective:
     return Objective(f"dream_match({layer})", (layer,), score)
 
 
-def gram(maps: Float[Tensor, "n c h w"], weight: Tensor | None = None) -> Float[Tensor, "n c c"]:
+def summed(name: str, term: Term) -> Objective:
+    """The objective of one term."""
+
+    def score(activations: Activations) -> Tensor:
+        maps = activations.maps(term.layer)
+        h, w = maps.shape[-2:]
+        return term.score(term.part(maps, Place(slice(0, h), slice(0, w), (h, w))))
+
+    return Objective(name, (term.layer,), score, terms=(term,))
+
+
+def gram(
+    maps: Float[Tensor, "n c h w"], place: Place | None = None, weight: Tensor | None = None
+) -> Float[Tensor, "n c c"]:
     """The Gram matrix of features over positions, a mean: G_ij = Σ_k F_ik F_jk / Σ_k 1.
 
-    With a `weight` (1, 1, H, W) of each position, at any resolution, the weighted mean.
+    Of maps at a `place` in larger ones, their part of the sum. With a `weight` (1, 1, H, W) of each
+    position, at any resolution, the weighted mean.
     """
-    flat = maps.flatten(2)  # (n, c, h, w) -> (n, c, hw)
+    flat = _wide(maps).flatten(2)  # (n, c, h, w) -> (n, c, hw)
+    h, w = place.size if place else maps.shape[-2:]
     if weight is None:
-        return flat @ flat.transpose(1, 2) / flat.shape[2]
-    share = interpolate(weight, maps.shape[-2:], mode="area").flatten(2)  # -> (1, 1, hw)
-    return flat * share @ flat.transpose(1, 2) / share.sum()
+        return flat @ flat.transpose(1, 2) / (h * w)
+    share = interpolate(weight.to(flat), (h, w), mode="area")
+    own = share[..., place.rows, place.columns] if place else share
+    return flat * own.flatten(2) @ flat.transpose(1, 2) / share.sum()  # (n, c, hw) (1, 1, hw) (n, hw, c)
 
 
 def gram_match(
     layer: str, wanted: Float[Tensor, "1 c c"], weight: Tensor | None = None, scale: float = 1.0
 ) -> Objective:
     """Minus the distance of Gram matrices: -Σ_ij (G_ij - Ĝ_ij)² / 4c², of features times `scale`."""
+    c = wanted.shape[1]
+    term = Term(
+        layer,
+        lambda maps, place: gram(maps * scale, place, weight),
+        lambda found: -(found - wanted).square().sum((1, 2)) / (4 * c**2),
+    )
+    return summed(f"gram_match({layer})", term)
 
-    def score(activations: Activations) -> Tensor:
-        found = gram(activations.maps(layer) * scale, weight)
-        return -(found - wanted).square().sum((1, 2)) / (4 * wanted.shape[1] ** 2)
 
-    return Objective(f"gram_match({layer})", (layer,), score)
+def content_match(layer: str, wanted: Float[Tensor, "1 c h w"], scale: float = 1.0) -> Objective:
+    """Minus half the mean squared distance from given maps: -½ mean (F - P)², of features times `scale`."""
+    term = Term(
+        layer,
+        lambda maps, place: (
+            _wide(maps * scale - wanted[..., place.rows, place.columns] * scale).square().flatten(1).sum(1)
+        ),
+        lambda total: -total / (2 * wanted[0].numel()),
+    )
+    return summed(f"content_match({layer})", term)
 
 
 def total_variation(beta: float = 2.0) -> Objective:
@@ -219,13 +278,13 @@ def total_variation(beta: float = 2.0) -> Objective:
         down = x[..., 1:, :-1] - x[..., :-1, :-1]
         return -(right.square() + down.square()).clamp(min=SMALL).pow(beta / 2).flatten(1).sum(1)
 
-    return Objective(f"total_variation({beta:g})", ("image",), score)
+    return Objective(f"total_variation({_written(beta)})", ("image",), score)
 
 
 def norm(alpha: float = 2.0, centre: Tensor | float = 0.0, unit: Tensor | float = 1.0) -> Objective:
     """Minus the image's α-norm to the power α: -Σ |(x - centre) / unit|^α."""
     return Objective(
-        f"norm({alpha:g})",
+        f"norm({_written(alpha)})",
         ("image",),
         lambda a: -((a["image"] - centre) / unit).abs().pow(alpha).flatten(1).sum(1),
     )
@@ -236,7 +295,10 @@ def each(objectives: Sequence[Objective]) -> Objective:
     layers = tuple(dict.fromkeys(layer for o in objectives for layer in o.layers))
 
     def score(activations: Activations) -> Tensor:
-        return torch.stack([o.score(activations)[i] for i, o in enumerate(objectives)])
+        singles = activations.singles(layers)
+        if len(singles) != len(objectives):
+            raise InputError(f"{len(objectives)} objectives for {len(singles)} images: give one an image")
+        return torch.cat([o.score(single) for o, single in zip(objectives, singles, strict=True)])
 
     name = "; ".join(o.name for o in objectives)
     return Objective(name, layers, score, lambda a, i: objectives[i].for_image(a, i), len(objectives))
@@ -245,6 +307,17 @@ def each(objectives: Sequence[Objective]) -> Objective:
 def pinned(target: Objective, run: Activations) -> Objective:
     """The objective that asks of every image of a later batch what `target` asks of it in `run`."""
     return each([target.for_image(run, index) for index in range(len(run["image"]))])
+
+
+def _wide(values: Tensor) -> Tensor:
+    """In single precision where it is half: squares and sums overflow there."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def _written(number: float) -> str:
+    """A number as short as it may be written and read again."""
+    short = f"{number:g}"
+    return short if float(short) == number else repr(float(number))
 
 
 def _classes(activations: Activations) -> Float[Tensor, "n c"]:

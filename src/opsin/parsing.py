@@ -26,6 +26,7 @@ from opsin.objectives import Objective, channel, each, logit, predicted, unit
 UNIT = re.compile(r"^(?P<layer>.+):(?P<channel>\d+)(@(?P<row>\d+), ?(?P<column>\d+))?$")
 TERM = re.compile(r"^(?:(?P<weight>[+-]?\d*\.?\d+(?:e[+-]?\d+)?)\s*\*\s*)?(?P<body>.+)$")
 CALL = re.compile(r"^(?P<name>[a-z_]+)\((?P<arguments>[^()]*)\)$")
+NUMBERED = re.compile(r"(\d+)( \(([^()]|\([^()]*\))*\))?")  # an index, with the class's name behind it
 MAX_CANDIDATES = 12
 
 
@@ -96,8 +97,11 @@ def _term(text: str, model: Model) -> Objective:
 def _atom(text: str, model: Model) -> Objective:
     if text.startswith("(") and text.endswith(")"):
         return parse(text[1:-1], model)
-    if (match := CALL.match(text)) and match["name"] in CALLS:
-        return _called(match["name"], [part.strip() for part in match["arguments"].split(",")], model)
+    if match := CALL.match(text):
+        if match["name"] in CALLS:
+            return _called(match["name"], [part.strip() for part in match["arguments"].split(",")], model)
+        if _class_index(text, model, strict=False) is None:
+            raise unknown("objective", match["name"], CALLS)
     if match := UNIT.match(text):
         layer, index = match["layer"], int(match["channel"])
         model.call(layer)  # raises on a layer that is not there
@@ -122,10 +126,11 @@ def _called(name: str, arguments: list[str], model: Model) -> Objective:
     for one in layer:
         model.call(one)  # raises on a layer that is not there
     try:
-        numbers = [float(part) for part in arguments[len(layer) :] if part]
+        kind = int if name == "neuron" else float
+        numbers = [kind(part) for part in arguments[len(layer) :] if part]
         if name == "direction":
             return objectives.direction(layer[0], numbers)
-        return CALLS[name](*layer, *(int(n) if name == "neuron" else n for n in numbers))
+        return CALLS[name](*layer, *numbers)
     except (TypeError, ValueError) as error:
         raise InputError(f"target {name}({', '.join(arguments)}) does not fit: {error}") from error
 
@@ -137,7 +142,7 @@ def _class_name(index: int, model: Model) -> str:
 
 def _class_index(text: str, model: Model, *, strict: bool) -> int | None:
     """The class of this index, name or unique part of a name; not `strict`, `None` where there is none."""
-    if numbered := re.fullmatch(r"(\d+)( \(.*\))?", text):
+    if numbered := NUMBERED.fullmatch(text):
         return int(numbered[1])
     labels = [label.lower() for label in model.labels or ()]
     wanted = text.lower()

@@ -20,6 +20,6 @@ class AveragePooling(TorchFunctionMode):
             return func(*args, **kwargs)
         names = ("input", "kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
         given = {**dict(zip(names, args, strict=False)), **kwargs}
-        if given.pop("dilation", 1) not in (1, (1, 1)) or given.pop("return_indices", False):
+        if given.pop("dilation", 1) not in (1, (1, 1), [1, 1]) or given.pop("return_indices", False):
             return func(*args, **kwargs)  # has no average counterpart
         return F.avg_pool2d(**given, count_include_pad=False)

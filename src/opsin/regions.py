@@ -46,14 +46,14 @@ class _OneChannel(TorchFunctionMode):
         return wide.repeat(1, len(weight), 1, 1)
 
 
-def receptive_fields(model: Model) -> dict[str, Region]:
-    """The receptive field of the unit in the middle of every layer with a spatial extent.
+def receptive_fields(model: Model, layers: Sequence[str] | None = None) -> dict[str, Region]:
+    """The receptive field of the unit in the middle of every layer with a spatial extent, or of `layers`.
 
     Found by experiment, so on any architecture: pixels that are not a number make every unit that
     sees them not a number. For each edge of each field the largest band of such pixels that leaves
     the middle unit a number is found by halving, for all layers at once.
     """
-    names = [call.name for call in model.calls.values() if call.extent]
+    names = [c.name for c in model.calls.values() if c.extent and (layers is None or c.name in layers)]
     height, width = model.size
     edges: dict[str, dict[str, int]] = {name: {} for name in names}
     sides = {"top": height, "left": width, "bottom": height, "right": width}

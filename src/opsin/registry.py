@@ -32,6 +32,7 @@ Photos = Literal["each", "whole", "together"]
 
 PACKAGES = ("opsin", "torch", "torchvision", "timm", "numpy", "pillow")
 FOLDER = Path(__file__).parent / "techniques"
+LARGEST = 2**63 - 1  # of a whole number that torch takes
 
 
 @dataclass(frozen=True)
@@ -235,7 +236,7 @@ def _run(
         photos.check(given["images"])
         pictures["images"] = given["images"]
         arguments["images"] = _seen(given["images"])
-        given["images"] = given["images"].detach().to(model.device)
+        given["images"] = _placed(given["images"], model)
     for parameter in about.parameters.values():
         _take(about, parameter, given, arguments, pictures)
     with (
@@ -286,7 +287,7 @@ def _take(
     elif role == "images":
         several = _several(value)
         pictures.update({f"{name}.{index}": one for index, one in enumerate(several)})
-        value = [one.detach().to(model.device) for one in several]
+        value = [_placed(one, model) for one in several]
         arguments[name] = [_seen(one) for one in several]
     else:
         value = _checked(about.name, parameter, value)
@@ -298,6 +299,14 @@ def _seen(images: "Tensor") -> dict[str, Any]:
     """Which images these are."""
     plain = images.detach().cpu().float().contiguous()
     return {"shape": list(plain.shape), "sha256": hashlib.sha256(plain.numpy().data).hexdigest()}
+
+
+def _placed(images: "Tensor", model: Any) -> "Tensor":
+    """Images on the model's device, in single precision at least: resizing and spectra need it."""
+    import torch
+
+    dtype = torch.promote_types(images.dtype, torch.float32)
+    return images.detach().to(model.device, dtype)
 
 
 def _several(images: Any) -> "list[Tensor]":
@@ -350,6 +359,8 @@ def _checked(name: str, parameter: Parameter, value: Any) -> Any:
     numeric = (int, float) if kind is float else kind
     if not isinstance(value, numeric) or (isinstance(value, bool) and kind is not bool):
         raise InputError(f"{name}: {parameter.name} is a {getattr(kind, '__name__', kind)}, not {value!r}")
+    if kind is int and abs(value) > LARGEST:
+        raise InputError(f"{name}: {parameter.name} is at most {LARGEST}, not {value}")
     if arg.least is not None and not value >= arg.least:
         raise InputError(f"{name}: {parameter.name} is at least {arg.least:g}, not {value}")
     if arg.most is not None and not value <= arg.most:

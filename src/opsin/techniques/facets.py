@@ -8,10 +8,10 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 from torch import Tensor
 
-from opsin.ascent import climb
+from opsin.ascent import climb, named
 from opsin.batches import chunks, forward_batch
 from opsin.canvas import Fourier
-from opsin.errors import InputError
+from opsin.errors import InputError, NetworkError
 from opsin.model import Model
 from opsin.objectives import Objective, logit, predicted, total_variation
 from opsin.registry import Arg, Layer, Target, technique
@@ -41,7 +41,7 @@ def facets(
     rate: Annotated[float, Arg("of Adam, in the spectrum's unit", least=0)] = 0.02,
     shift: Annotated[int, Arg("jitter, pixels", least=0)] = 8,
     variation_weight: Annotated[float, Arg("λ, of the total variation", least=0)] = 3e-3,
-    seed: Annotated[int, Arg("of t-SNE and k-means")] = 0,
+    seed: Annotated[int, Arg("of t-SNE and k-means", least=0, most=2**32 - 1)] = 0,
 ) -> Pictures:
     """Class images that start from the mean of each cluster of photos of the class.
 
@@ -56,13 +56,19 @@ def facets(
     """
     if len(images) < max(2, clusters):
         raise InputError(f"facets: {len(images)} photos cannot make {clusters} clusters: give more photos")
+    if target.count > 1:
+        raise InputError(f"facets: one target for all photos, not {target.count}")
     goal = commonest(model, images) if target.name == predicted().name else target
     features = torch.cat(
         [pooled(model, images[part], layer) for part in chunks(len(images), forward_batch(model, images))]
     )
+    if not features.isfinite().all():
+        raise NetworkError(f"the features of layer {layer!r} hold NaN or infinite numbers")
+    if len(features.unique(dim=0)) < max(2, clusters):
+        raise InputError(f"facets: the photos have too few different features for {clusters} clusters")
     places, labels, centres = clustered(features.numpy(), clusters, seed)
-    members = [np.linalg.norm(places - centre, axis=1).argsort()[:nearest] for centre in centres]
-    members = [m[labels[m] == k] for k, m in enumerate(members)]  # none of another cluster
+    order = [np.linalg.norm(places - centre, axis=1).argsort() for centre in centres]
+    members = [own[labels[own] == k][:nearest] for k, own in enumerate(order)]  # none of another cluster
     means = torch.stack([images[torch.from_numpy(m)].mean(0) for m in members])
     goal_smooth = goal + variation_weight * total_variation(2.0) if variation_weight else goal
     pictures, scores = means, list[Tensor]()
@@ -80,16 +86,11 @@ def facets(
         )
         pictures, scores = found.images, [*scores, found.scores]
     panels = []
+    seen = [f"; the network sees {name}" if name else "" for name in named(model, pictures)]
     for k, (m, mean, image) in enumerate(zip(members, means, pictures, strict=True)):
         group = f"facet {k + 1} ({int((labels == k).sum())} photos)"
-        p = model.probabilities(model.run(image[None])["output"])[0] if model.classes else None
-        seen = (
-            f"; the network sees {model.label(int(p.argmax()))}, {100 * float(p.max()):.0f} %"
-            if p is not None
-            else ""
-        )
         panels += [Picture(group, "photo", images[i]) for i in m[:4]]
-        panels += [Picture(group, f"mean of {len(m)}", mean), Picture(group, f"{goal.name}{seen}", image)]
+        panels += [Picture(group, f"mean of {len(m)}", mean), Picture(group, f"{goal.name}{seen[k]}", image)]
     numbers = {
         "map": torch.from_numpy(places),
         "cluster": torch.from_numpy(labels),
@@ -100,6 +101,8 @@ def facets(
 
 def commonest(model: Model, images: Float[Tensor, "n 3 h w"]) -> Objective:
     """The class that most of the images are put in."""
+    if not model.classes:
+        raise InputError(f"facets: {model.name} gives no classes: name a target, as layer:channel")
     parts = chunks(len(images), forward_batch(model, images))
     best = torch.cat([model.run(images[part])["output"].argmax(1) for part in parts])
     index = int(best.mode().values)
@@ -120,7 +123,8 @@ def clustered(
     n = len(features)
     flat = PCA(min(COMPONENTS, *features.shape), random_state=seed).fit_transform(features)
     perplexity = min(PERPLEXITY, (n - 1) / 3)
-    places = TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(flat[:, :COMPONENTS])
+    init = "pca" if min(flat.shape) > 1 else "random"  # a single feature has no plane
+    places = TSNE(perplexity=perplexity, init=init, random_state=seed).fit_transform(flat)
     found = KMeans(clusters, n_init=10, random_state=seed).fit(places)
     return places, found.labels_, found.cluster_centers_
 

@@ -4,6 +4,7 @@ import torch
 
 from opsin.ascent import climb, climbed
 from opsin.canvas import Fourier
+from opsin.errors import InputError
 from opsin.model import Model
 from opsin.objectives import diversity
 from opsin.registry import Arg, Target, technique
@@ -40,6 +41,10 @@ def feature_visualization(
     Several targets (separated by semicolons) make a picture each; several `pictures` of one target are
     kept apart by `diversity` at its first layer.
     """
+    if target.count > 1 and pictures > 1:
+        raise InputError(
+            f"feature_visualization: {pictures} pictures of one target, or one each of {target.count} targets"
+        )
     height, width = (size, size) if size else model.size
     n = max(target.count, pictures)
     canvas = Fourier(height, width)

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from opsin.ascent import climb
+from opsin.ascent import climb, named
 from opsin.canvas import Fourier
 from opsin.model import Model
 from opsin.objectives import match, norm, total_variation
@@ -21,7 +21,7 @@ SHOWN = 6  # layers that are inverted by default
     paper="Mahendran, Vedaldi: Understanding Deep Image Representations by Inverting Them, 2015 "
     "(arXiv:1412.0035), eq. 1-5",
     reading="What each layer keeps of the photo: an image with the same features, found from noise.",
-    cost=900,
+    cost=2700,
     climbs=True,
 )
 def inversion(
@@ -31,10 +31,10 @@ def inversion(
     steps: Annotated[int, Arg("of Adam, for every layer", least=1)] = 300,
     rate: Annotated[float, Arg("of Adam, in the spectrum's unit; it falls to a tenth", least=0)] = 0.05,
     alpha: Annotated[float, Arg("exponent α of the norm", least=1)] = 6.0,
-    norm_weight: Annotated[float, Arg("λ_α", least=0)] = 2.16e8,
+    norm_weight: Annotated[float, Arg("λ_α, of the norm", least=0)] = 2.16e8,
     beta: Annotated[float, Arg("exponent β of the total variation", least=1)] = 2.0,
     variation_weight: Annotated[
-        float | None, Arg("λ_β; by default theirs: 0.5, 5 or 50 by a layer's depth", least=0)
+        float | None, Arg("λ_β, of the total variation; by default theirs: 0.5, 5 or 50 by depth", least=0)
     ] = None,
     seed: Annotated[int, Arg("of the noise")] = 0,
 ) -> Pictures:
@@ -54,7 +54,7 @@ def inversion(
     sigma = NORM / LEVELS * (images[0, 0].numel() / SIDE**2) ** 0.5
     canvas = Fourier(*images.shape[-2:])
     start = canvas.noise(1, torch.Generator().manual_seed(seed)).to(images).expand_as(images)
-    panels = [Picture("photo", named(model, image), image) for image in images]
+    panels = [Picture("photo", *pair) for pair in zip(named(model, images), images, strict=True)]
     numbers: dict[str, Tensor] = {}
     order = list(model.calls)
     for layer in chosen:
@@ -73,18 +73,12 @@ def inversion(
         apart = (found.images - images).flatten(1).norm(dim=1) / centred
         numbers |= {f"{layer} feature error": error, f"{layer} image error": apart}
         panels += [
-            Picture(layer, f"feature error {e:.3f}; image error {a:.2f}; {named(model, x)}", x)
-            for e, a, x in zip(error.tolist(), apart.tolist(), found.images, strict=True)
+            Picture(layer, f"feature error {e:.3f}; image error {a:.2f}; {seen}".removesuffix("; "), x)
+            for e, a, seen, x in zip(
+                error.tolist(), apart.tolist(), named(model, found.images), found.images, strict=True
+            )
         ]
     return Pictures(tuple(panels), numbers=numbers)
-
-
-def named(model: Model, image: Float[Tensor, "3 h w"]) -> str:
-    """The network's own top class of an image."""
-    if not model.classes:
-        return ""
-    p, best = model.probabilities(model.run(image[None])["output"])[0].max(0)
-    return f"{model.label(int(best))}, {100 * float(p):.0f} %"
 
 
 def spread(model: Model) -> list[str]:

@@ -1,5 +1,8 @@
+import math
 from collections.abc import Sequence
 from contextlib import nullcontext
+from functools import reduce
+from operator import add
 from typing import Annotated, Literal
 
 import torch
@@ -8,13 +11,13 @@ from torch import Tensor
 
 from opsin.ascent import Optimiser, climb
 from opsin.errors import InputError
-from opsin.images import longest, resized
-from opsin.model import Activations, Model
-from opsin.objectives import Objective
+from opsin.images import MIN_SIDE, longest, resized
+from opsin.model import Model
+from opsin.objectives import Objective, content_match
 from opsin.pooling import AveragePooling
 from opsin.registry import Arg, Layers, technique
 from opsin.results import Picture, Pictures
-from opsin.techniques.texture import ACTIVATION, DEFAULT_RATES, first_activations, likeness, noise
+from opsin.techniques.texture import ACTIVATION, DEFAULT_RATES, first_activations, likeness, noise, unit
 
 FIRST_SCALE = 256  # pixels: coarse to fine begins here
 FINER_STEPS = 0.5  # of the steps at every further scale, which begin near the end
@@ -34,7 +37,7 @@ def style_transfer(
     model: Model,
     images: Float[Tensor, "n 3 h w"],
     style: Annotated[Sequence[Tensor], Arg("pictures to take the style of", "images")],
-    weights: Annotated[str | None, Arg("of the styles, separated by commas; by default equal")] = None,
+    mix: Annotated[str | None, Arg("shares of the styles, separated by commas; by default equal")] = None,
     masks: Annotated[
         Sequence[Tensor], Arg("where each style goes: white in a picture for each", "images")
     ] = (),
@@ -52,6 +55,7 @@ def style_transfer(
     pooling: Annotated[
         Literal["average", "maximum"], Arg("of the network; average as the paper")
     ] = "average",
+    tile: Annotated[int, Arg("pixels: larger pictures are worked in tiles of this side", least=64)] = 768,
     seed: Annotated[int, Arg("of the noise")] = 0,
 ) -> Pictures:
     """An image with the photo's features and the style's Gram matrices: arg min_x α L_content + β L_style.
@@ -60,15 +64,15 @@ def style_transfer(
     w_l = 1/5 over relu1_1 to relu5_1. Features are in units in which their mean is one (the
     paper's network is normalised so), which makes α/β mean the same on any network.
 
-    Runs from coarse to fine, doubling from 256 pixels. Several styles are mixed by their `weights`, or
-    each kept to the white of its mask. `keep_colours` keeps the photo's chrominance.
+    Runs from coarse to fine, doubling from 256 pixels. Several styles are mixed by the shares in `mix`, or
+    each kept to the white of its mask. `keep_colours` keeps the photo's chrominance. Pictures larger than a
+    tile are worked in tiles, exactly: memory does not grow with them, a step takes about half as long again.
 
     Departs from the papers: L_content is a mean over channels and positions and not a sum, so that α/β
     does not depend on the size.
     """
-    shares = _shares(weights, len(style))
-    if masks and len(masks) != len(style):
-        raise InputError(f"style_transfer: {len(masks)} masks for {len(style)} styles: give one for each")
+    shares = _shares(mix, len(style))
+    _check(style, masks)
     panels, numbers = [], {}
     for index, photo in enumerate(images.split(1)):
         height, width = longest(photo, size)
@@ -88,8 +92,9 @@ def style_transfer(
                     target,
                     resized(picture, scale),
                     steps=max(1, round(steps * FINER_STEPS ** min(number, 1))),
-                    rate=rate or DEFAULT_RATES[optimiser],
+                    rate=DEFAULT_RATES[optimiser] if rate is None else rate,
                     optimiser=optimiser,
+                    tile=tile,
                 )
             picture = found.images
             numbers[f"{index} loss {scale[1]}x{scale[0]}"] = -found.scores
@@ -123,20 +128,9 @@ def wish(
 
 
 def kept(model: Model, photo: Float[Tensor, "1 3 h w"], layers: list[str]) -> Objective:
-    """Minus L_content: half the mean squared distance from the photo's features, summed over the layers."""
-    with torch.no_grad():
-        run = model.run(photo, layers)
-        wanted = {layer: run[layer] / run[layer].abs().mean().clamp(min=1e-12) for layer in layers}
-        units = {layer: float(run[layer].abs().mean().clamp(min=1e-12)) for layer in layers}
-
-    def score(activations: Activations) -> Tensor:
-        apart = [
-            (activations[layer] / units[layer] - wanted[layer]).square().flatten(1).mean(1)
-            for layer in layers
-        ]
-        return -torch.stack(apart).sum(0) / 2
-
-    return Objective(f"content({', '.join(layers)})", tuple(layers), score)
+    """Minus L_content, summed over the layers."""
+    run = model.run(photo, layers)
+    return reduce(add, [content_match(layer, run.maps(layer), unit(run.maps(layer))) for layer in layers])
 
 
 def content_layers(model: Model) -> list[str]:
@@ -152,21 +146,33 @@ def with_colours_of(
     photo: Float[Tensor, "1 3 h w"], picture: Float[Tensor, "1 3 h w"]
 ) -> Float[Tensor, "1 3 h w"]:
     """The picture's brightness with the photo's chrominance (Gatys et al. 2016, arXiv:1606.05897)."""
-    grey = torch.tensor(LUMINANCE, device=photo.device)
+    grey = photo.new_tensor(LUMINANCE)
     bright = torch.einsum("cd,ndhw->nchw", grey, picture - photo)
     return (photo + bright).clamp(0, 1)
 
 
-def _shares(weights: str | None, n: int) -> list[float]:
-    """The styles' weights, which sum to one."""
+def _check(style: Sequence[Tensor], masks: Sequence[Tensor]) -> None:
+    """Raise `InputError` on styles too small to have one, and on masks that do not fit them."""
+    for height, width in (one.shape[-2:] for one in style):
+        if min(height, width) < MIN_SIDE:
+            raise InputError(
+                f"style_transfer: a style of {width}x{height} pixels: at least {MIN_SIDE} on each side"
+            )
+    if masks and len(masks) != len(style):
+        raise InputError(f"style_transfer: {len(masks)} masks for {len(style)} styles: give one for each")
+    for index, mask in enumerate(masks):
+        if not mask.any():
+            raise InputError(f"style_transfer: mask {index + 1} is black: its style goes nowhere")
+
+
+def _shares(mix: str | None, n: int) -> list[float]:
+    """The styles' shares, which sum to one."""
     if n == 0:
         raise InputError("style_transfer: no style picture given")
     try:
-        given = [1.0] * n if weights is None else [float(one) for one in weights.split(",")]
+        given = [1.0] * n if mix is None else [float(one) for one in mix.split(",")]
     except ValueError as error:
-        raise InputError(
-            f"style_transfer: weights are numbers with commas between, not {weights!r}"
-        ) from error
-    if len(given) != n or sum(given) <= 0 or min(given) < 0:
-        raise InputError(f"style_transfer: {n} styles need {n} weights, none negative, not {weights!r}")
+        raise InputError(f"style_transfer: mix is numbers with commas between, not {mix!r}") from error
+    if len(given) != n or not 0 < sum(given) < math.inf or min(given) < 0:
+        raise InputError(f"style_transfer: {n} styles need {n} shares, none negative, not {mix!r}")
     return [one / sum(given) for one in given]

@@ -18,6 +18,7 @@ from opsin.registry import Arg, Layers, technique
 from opsin.results import Picture, Pictures
 
 DEFAULT_RATES = {"lbfgs": 1.0, "adam": 0.02, "gradient": 0.005}  # the last two found by trial
+SMALL = 1e-12  # a layer of zeros has no unit
 NOISE = 0.1  # deviation of the noise to start from; more of it stays visible
 ACTIVATION = re.compile(r"relu|silu|gelu|swish|mish|elu|act", re.IGNORECASE)
 
@@ -45,6 +46,7 @@ def texture(
     pooling: Annotated[
         Literal["average", "maximum"], Arg("of the network; average as the paper")
     ] = "average",
+    tile: Annotated[int, Arg("pixels: larger textures are worked in tiles of this side", least=64)] = 768,
     seed: Annotated[int, Arg("of the noise")] = 0,
 ) -> Pictures:
     """An image whose Gram matrices are the photo's: arg min_x Σ_l E_l, from noise.
@@ -68,17 +70,18 @@ def texture(
                 target,
                 noise(photo, (size, size), seed),
                 steps=steps,
-                rate=rate or DEFAULT_RATES[optimiser],
+                rate=DEFAULT_RATES[optimiser] if rate is None else rate,
                 optimiser=optimiser,
+                tile=tile,
             )
         share = found.scores / found.scores[:1]
         numbers |= {f"{index} loss": -found.scores, f"{index} share": share}
-        caption = f"loss {100 * float(share[-1]):.2g} % of the noise's" if len(share) else "not climbed"
+        caption = f"loss {100 * float(share[-1]):.3g} % of the noise's" if len(share) else "not climbed"
         panels += [Picture("photo", "", photo[0]), Picture("texture", caption, found.images[0])]
     return Pictures(tuple(panels), numbers=numbers)
 
 
-def noise(photo: Float[Tensor, "1 3 h w"], size: tuple[int, int], seed: int) -> Float[Tensor, "1 3 h w"]:
+def noise(photo: Float[Tensor, "1 3 h w"], size: tuple[int, int], seed: int) -> Float[Tensor, "1 3 H W"]:
     """Faint Gaussian noise around the photo's mean colour."""
     drawn = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(seed)).to(photo)
     return (photo.mean((2, 3), keepdim=True) + NOISE * drawn).clamp(0, 1)
@@ -95,17 +98,26 @@ def likeness(
             maps = run.maps(layer)
             if maps.shape[-2:] == (1, 1):
                 raise InputError(f"layer {layer!r} is 1x1 here: a texture needs more positions")
-            scale = 1 / float(maps.abs().mean().clamp(min=1e-12))
-            terms.append(gram_match(layer, gram(maps * scale), mask, scale))
+            terms.append(gram_match(layer, gram(maps * unit(maps)), mask, unit(maps)))
     return reduce(add, terms) * (1 / len(terms))
 
 
+def unit(maps: Float[Tensor, "n c h w"]) -> float:
+    """What maps are to be multiplied with, so that their mean size is one."""
+    return 1 / float(maps.abs().mean().clamp(min=SMALL))
+
+
 def first_activations(model: Model) -> list[str]:
-    """The first activation at every resolution; where there is none, the first layer."""
+    """The first activation at every resolution; where there is none, the first layer.
+
+    Raises `NetworkError` where no layer has a spatial extent.
+    """
     by_extent: dict[tuple[int, int], list[str]] = {}
     for call in model.calls.values():
         spatial = call.extent is not None and min(call.extent) > 1
         if spatial and (not call.passive or ACTIVATION.search(call.kind)):
             by_extent.setdefault(call.extent or (1, 1), []).append(call.name)
     kinds = {call.name: call.kind for call in model.calls.values()}
+    if not by_extent:
+        return [model.default_layer]
     return [next((n for n in names if ACTIVATION.search(kinds[n])), names[0]) for names in by_extent.values()]

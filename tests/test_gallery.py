@@ -1,0 +1,49 @@
+import pytest
+
+import opsin
+from opsin import gallery, registry
+
+
+def test_what_the_gallery_sets_is_there_to_be_set():
+    known = registry.techniques()
+    for table in (gallery.SETTINGS, gallery.PHOTO, gallery.NETWORKS):
+        assert table.keys() <= known.keys()
+    for name, settings in gallery.SETTINGS.items():
+        assert settings().keys() <= known[name].parameters.keys(), name
+
+
+def test_the_gallery_gives_what_a_technique_cannot_do_without():
+    for name, technique in registry.techniques().items():
+        needed = {key for key, parameter in technique.parameters.items() if parameter.required}
+        given = gallery.SETTINGS[name]() if name in gallery.SETTINGS else {}
+        assert needed <= given.keys(), name
+
+
+def test_photos_are_given_only_to_techniques_that_take_some():
+    for name, photo in gallery.PHOTO.items():
+        assert registry.get(name).takes_images
+        assert photo().ndim in (2, 3)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return opsin.load("tf_efficientnet_lite0")
+
+
+def test_a_technique_is_shown_on_its_sample_photo(model):
+    result = gallery.made(registry.get("saliency"), model)
+    assert result.record.technique == "saliency"
+    assert result.images.shape == (1, 3, *model.size)
+    assert result.values.any()
+    assert "cat" in model.label(int(model.run(result.images)["output"].argmax()))
+
+
+def test_crops_are_parts_of_the_photo_and_always_the_same_ones(model):
+    from PIL import Image
+    from skimage import data
+
+    photo = Image.fromarray(data.cat())
+    first = gallery.crops(photo, model)
+    assert first.shape == (gallery.CROPS, 3, *model.size)
+    assert (first == gallery.crops(photo, model)).all()
+    assert not (first[0] == first[1]).all()

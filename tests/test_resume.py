@@ -1,0 +1,157 @@
+import pytest
+import torch
+from torch import Tensor
+
+import nets
+import opsin
+
+MODEL = nets.model(nets.plain())
+PHOTOS = nets.images(2, 32, dtype=torch.float32)
+
+# a technique, its arguments, and the climb and the step at which it is stopped
+CASES = {
+    "class_model": ((), {"target": "beagle", "steps": 6, "blur": 0.5, "blur_every": 2}, 1, 3),
+    "class_model of two": ((), {"target": "beagle; conv2:1", "steps": 5}, 1, 2),
+    "feature_visualization": ((), {"target": "conv2:1", "steps": 6, "shift": 2, "pictures": 2}, 1, 4),
+    "deepdream": ((PHOTOS,), {"layers": "conv2", "steps": 4, "octaves": 3, "shift": 3}, 2, 2),
+    "inversion": ((PHOTOS[..., :16, :16],), {"layers": "conv1,conv2,relu2", "steps": 5}, 2, 3),
+    "inversion in its last layer": ((PHOTOS[..., :16, :16],), {"layers": "conv1,conv2", "steps": 5}, 2, 1),
+}
+every_case = pytest.mark.parametrize("case", CASES)
+
+
+def stopping(climb, step):
+    """A listener that has seen enough at this step of this climb, each counted from one."""
+    labels = []
+
+    def listen(told):
+        if told.label not in labels:
+            labels.append(told.label)
+        if (len(labels), told.done) == (climb, step):
+            raise opsin.Enough
+
+    return listen
+
+
+def stopped(case):
+    inputs, settings, climb, step = CASES[case]
+    with opsin.listening(stopping(climb, step)):
+        return getattr(opsin, case.split()[0])(MODEL, *inputs, **settings)
+
+
+def same(one, other):
+    """Pictures, captions and numbers to the bit, and the state to go on from."""
+    assert one.panels == other.panels
+    for kind in ("numbers", "state"):
+        first, second = getattr(one, kind), getattr(other, kind)
+        assert first.keys() == second.keys()
+        for name in first:
+            assert torch.equal(first[name], second[name]), name
+
+
+@every_case
+def test_a_stopped_climb_goes_on_to_the_same_bits_as_one_without_a_break(case, tmp_path):
+    inputs, settings, _, step = CASES[case]
+    part = stopped(case)
+    assert any(f"stopped at step {step} of {settings['steps']}" in line for line in part.record.notes)
+    part.save(tmp_path / "part")
+    whole = getattr(opsin, case.split()[0])(MODEL, *inputs, **settings)
+    assert whole != part
+    same(opsin.resume(tmp_path / "part", MODEL, steps=settings["steps"]), whole)
+
+
+def test_a_result_in_memory_is_resumed_as_a_folder_is(tmp_path):
+    part = stopped("deepdream")
+    part.save(tmp_path / "part")
+    same(opsin.resume(part, MODEL), opsin.resume(tmp_path / "part", MODEL))
+
+
+def test_it_may_be_stopped_and_resumed_again():
+    inputs, settings, *_ = CASES["deepdream"]
+    first = stopped("deepdream")
+    with opsin.listening(stopping(2, 1)):
+        second = opsin.resume(first, MODEL)
+    third = opsin.resume(second, MODEL)
+    same(third, opsin.deepdream(MODEL, *inputs, **settings))
+
+
+def test_a_finished_climb_goes_further_when_asked_for_more_steps():
+    done = opsin.class_model(MODEL, "beagle", steps=3)
+    same(opsin.resume(done, MODEL), done)
+    same(opsin.resume(done, MODEL, steps=6), opsin.class_model(MODEL, "beagle", steps=6))
+
+
+def test_lbfgs_goes_on_rising_and_says_that_it_forgot(tmp_path):
+    settings = {"layers": "conv1,conv2", "size": 16, "source": 16, "steps": 12}
+    with opsin.listening(stopping(1, 5)):
+        part = opsin.texture(MODEL, PHOTOS[:1, :, :16, :16], **settings)
+    part.save(tmp_path / "part")
+    whole = opsin.resume(tmp_path / "part", MODEL)
+    assert "resumed: L-BFGS began with an empty memory" in whole.record.notes
+    loss = whole.numbers["0 loss"][:, 0]
+    assert len(loss) == 12
+    assert torch.equal(loss[:5], part.numbers["0 loss"][:, 0])
+    assert (loss[5:].diff() <= 0).all()
+    assert loss[-1] < 0.9 * loss[5]
+
+
+def test_the_record_of_a_resumed_climb_says_what_was_asked_in_all():
+    part = stopped("class_model")
+    done = opsin.resume(part, MODEL, steps=9)
+    assert done.record.arguments == {**part.record.arguments, "steps": 9}
+    assert len(done.numbers["scores"]) == 9
+
+
+def test_another_network_is_refused_by_name():
+    other = nets.model(nets.plain(seed=1), name="the other")
+    part = stopped("class_model")
+    with pytest.raises(opsin.InputError, match=r"made with Plain \(weights \w{12}\), not with the other"):
+        opsin.resume(part, other)
+
+
+def test_a_result_that_was_not_climbed_is_refused(tmp_path):
+    opsin.saliency(MODEL, PHOTOS[..., :16, :16]).save(tmp_path / "out")
+    with pytest.raises(opsin.InputError, match="only pictures that a technique climbed"):
+        opsin.resume(tmp_path / "out", MODEL)
+    with pytest.raises(opsin.InputError, match="not a saved result"):
+        opsin.resume(tmp_path, MODEL)
+
+
+def test_a_target_without_a_text_form_is_refused():
+    own = opsin.Objective("brightness", ("image",), lambda a: a["image"].mean((1, 2, 3)))
+    done = opsin.class_model(MODEL, own, steps=2)
+    with pytest.raises(opsin.InputError, match="brightness"):
+        opsin.resume(done, MODEL, steps=3)
+
+
+def test_given_again_such_a_target_is_resumed():
+    own = opsin.Objective("brightness", ("image",), lambda a: a["image"].mean((1, 2, 3)))
+    done = opsin.class_model(MODEL, own, steps=2)
+    same(opsin.resume(done, MODEL, steps=3, target=own), opsin.class_model(MODEL, own, steps=3))
+
+
+def test_a_setting_that_there_is_none_of_is_told():
+    with pytest.raises((opsin.InputError, TypeError), match="nosuch"):
+        opsin.resume(stopped("class_model"), MODEL, nosuch=3)
+
+
+def test_the_network_is_left_as_it_was():
+    net = nets.plain().train()
+    model = nets.model(net)
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    with opsin.listening(stopping(1, 2)):
+        part = opsin.class_model(model, "beagle", steps=4)
+    opsin.resume(part, model)
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+    assert net.training
+    assert all(p.requires_grad and p.grad is None for p in net.parameters())
+    assert not any(m._forward_hooks for m in net.modules())
+
+
+def test_a_listener_that_raises_anything_else_leaves_nothing_for_the_next_climb():
+    def listen(_):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError), opsin.listening(listen):
+        opsin.class_model(MODEL, "beagle", steps=4)
+    assert isinstance(opsin.class_model(MODEL, "beagle", steps=1).images, Tensor)
