@@ -117,7 +117,7 @@ def test_a_result_draws_itself_in_a_notebook():
 def pictures(n=3, **settings):
     images = torch.rand(n, 3, 8, 12, generator=torch.Generator().manual_seed(0))
     panels = (
-        Picture("photo", "", torch.zeros(3, 5, 7)),
+        Picture("photo", "", torch.zeros(3, 5, 7), made=False),
         *(Picture("dream", f"{i}", x) for i, x in enumerate(images)),
     )
     return Pictures(panels, **settings)

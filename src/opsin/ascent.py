@@ -38,7 +38,7 @@ class Step:
     """Where a climb stands after so many steps.
 
     `scores` (n,) are those that the last step started from, `None` before the first. `images()` gives
-    the pictures in [0, 1], `state()` all that is needed to go on.
+    the pictures in [0, 1], `state()` all that is needed to go on; both as they are when they are called.
     """
 
     number: int
@@ -70,7 +70,8 @@ def ascend(
     change the parameters after every step. A picture larger than a `tile` is worked tile by tile,
     exactly where the objective is of `terms`, else each tile for itself: memory does not grow with it.
     `state` is an earlier step's: the climb goes on from there, of Adam and plain gradients with the same
-    bits as without the break.
+    bits as without the break. L-BFGS over pixels does not keep them in [0, 1] on its way, which only losses
+    with a bottom (a match, a Gram match) put up with.
 
     Raises `InputError` where the score does not depend on the image, and on transforms with `lbfgs`, whose
     line search compares evaluations, or a rate of zero; `NetworkError` where the score is no longer a number.

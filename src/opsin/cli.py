@@ -191,7 +191,12 @@ ANIMATION = click.option(
 @click.argument("result", type=click.Path())
 @click.option("--model", "-m", "model_name", default=None, help=f"{MODEL_HELP} By default the result's own.")
 @WEIGHTS
-@click.option("--steps", type=click.IntRange(1), default=None, help="In all; by default as many as at first.")
+@click.option(
+    "--steps",
+    type=click.IntRange(1),
+    default=None,
+    help="Of each climb, in all; those that were finished stay. By default as at first.",
+)
 @EVERY
 @ANIMATION
 @click.option("--out", "-o", "folder", default=None, help="Output folder; by default the result's own.")

@@ -231,11 +231,15 @@ class Gallery(Result):
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """An image in [0, 1] with a caption; `group` is what several pictures share."""
+    """An image in [0, 1] with a caption; `group` is what several pictures share.
+
+    A picture was `made` by the technique, or was given to it and stands beside for comparison.
+    """
 
     group: str
     caption: str
     image: Float[Tensor, "3 h w"]
+    made: bool = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "image", _plain(self.image))
@@ -253,7 +257,7 @@ class Pictures(Result):
     """Images that were made, with captions, in groups.
 
     `numbers` are what was measured on the way (the score by step, an error a layer). `state` holds what
-    is needed to go on climbing: see `opsin.resume`. Of a `film` the last group is its frames.
+    is needed to go on climbing: see `opsin.resume`. Of a `film` what was made are its frames.
     """
 
     panels: tuple[Picture, ...]
@@ -267,8 +271,11 @@ class Pictures(Result):
 
     @property
     def images(self) -> Float[Tensor, "n 3 h w"]:
-        """The images of the last group, one tensor."""
-        return torch.stack([p.image for p in self.panels if p.group == self.panels[-1].group])
+        """What was made, one tensor. Raises `InputError` where the pictures are of several sizes."""
+        made = [panel.image for panel in self.panels if panel.made]
+        if len(sizes := {image.shape for image in made}) > 1:
+            raise InputError(f"pictures of {len(sizes)} sizes are no one tensor: take `panels`")
+        return torch.stack(made)
 
     def pictures(self) -> list[tuple[str, Image.Image]]:
         """One picture an image."""
@@ -277,7 +284,10 @@ class Pictures(Result):
     def _take_apart(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         arrays = {f"{index:05d}": panel.image for index, panel in enumerate(self.panels)}
         kept = {f"{kind}.{k}": v for kind in ("numbers", "state") for k, v in getattr(self, kind).items()}
-        return arrays | kept, {"panels": [[p.group, p.caption] for p in self.panels], "film": self.film}
+        return arrays | kept, {
+            "panels": [[p.group, p.caption, p.made] for p in self.panels],
+            "film": self.film,
+        }
 
     def write_into(self, place: Path) -> None:
         """Write the files of `save`, and of a film `animation.webp`."""
@@ -288,7 +298,7 @@ class Pictures(Result):
     @classmethod
     def _put_together(cls, arrays: dict[str, Tensor], facts: dict[str, Any]) -> "Pictures":
         texts = facts.pop("panels")
-        panels = [Picture(g, c, arrays[f"{index:05d}"]) for index, (g, c) in enumerate(texts)]
+        panels = [Picture(g, c, arrays[f"{index:05d}"], made) for index, (g, c, made) in enumerate(texts)]
         kept: dict[str, Any] = {"numbers": {}, "state": {}}
         for name, value in arrays.items():
             kind, _, rest = name.partition(".")

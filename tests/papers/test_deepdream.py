@@ -67,6 +67,23 @@ def test_several_layers_are_added():
     assert found == pytest.approx(energy(image, "conv1")[0] + energy(image)[0], rel=1e-9)
 
 
+def test_a_dream_may_begin_from_noise_which_the_seed_draws():
+    dreams = [
+        opsin.deepdream(MODEL, IMAGES, start=start, seed=seed, steps=1, octaves=1, rate=1e-9, **STILL).images
+        for start, seed in (("photo", 1), ("noise", 1), ("noise", 1), ("noise", 2))
+    ]
+    assert torch.allclose(dreams[0], IMAGES, atol=1e-6)
+    assert torch.equal(dreams[1], dreams[2])
+    assert (dreams[1] - dreams[3]).abs().mean() > 0.05
+    assert (dreams[1] - IMAGES).abs().mean() > 0.05
+
+
+def test_only_the_dreams_are_said_to_be_made():
+    result = opsin.deepdream(MODEL, IMAGES, steps=1, octaves=1, **STILL)
+    assert [panel.made for panel in result.panels] == [False, False, True, True]
+    assert torch.equal(result.images, torch.stack(dreamt(result)))
+
+
 def test_a_channel_takes_the_place_of_the_energy():
     result = opsin.deepdream(MODEL, IMAGES[:1], channel=4, steps=1, octaves=1, **STILL)
     mean = reference.forward(NET, reference.array(IMAGES[0]))["relu2"][4].mean()

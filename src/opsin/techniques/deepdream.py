@@ -1,7 +1,7 @@
 from collections.abc import Sequence
 from functools import reduce
 from operator import add
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float
@@ -15,6 +15,7 @@ from opsin.objectives import Objective, dream_match, energy
 from opsin.objectives import channel as one_channel
 from opsin.registry import Arg, Layers, technique
 from opsin.results import Picture, Pictures
+from opsin.techniques.texture import noise
 from opsin.transforms import affine, jitter
 
 LEAST = 16  # pixels: the side of the smallest octave
@@ -33,16 +34,17 @@ def deepdream(
     layers: Layers = None,
     channel: Annotated[int | None, Arg("of the layer; by default all of them", least=0)] = None,
     guide: Annotated[Sequence[Tensor], Arg("a second image to dream of", "images")] = (),
+    start: Annotated[Literal["photo", "noise"], Arg("where it begins")] = "photo",
     steps: Annotated[int, Arg("for every octave", least=1)] = 15,
     rate: Annotated[float, Arg("mean change of a channel's value in a step", least=0)] = 0.008,
     octaves: Annotated[int, Arg("sizes, from small to full", least=1)] = 4,
     ratio: Annotated[float, Arg("of one octave's size to the last one's", least=1.05)] = 1.4,
-    shift: Annotated[int, Arg("jitter, pixels", least=0)] = 32,
+    shift: Annotated[int, Arg("jitter, pixels; at least half a tile where there are tiles", least=0)] = 32,
     size: Annotated[int | None, Arg("longer side of the dream; by default the photo's", least=16)] = None,
     tile: Annotated[int, Arg("pixels: larger pictures are dreamt in tiles of this side", least=64)] = 512,
     frames: Annotated[int, Arg("of a journey into the dream: each one is dreamt again", least=1)] = 1,
     zoom: Annotated[float, Arg("of one frame to the next", least=1)] = 1.05,
-    seed: Annotated[int, Arg("of the shifts")] = 0,
+    seed: Annotated[int, Arg("of the shifts and the noise")] = 0,
 ) -> Pictures:
     """Gradient ascent on the energy ½ mean(A²) of layers, in octaves: x ← x + rate · g / mean|g|.
 
@@ -51,8 +53,8 @@ def deepdream(
     the mean product of each position's features with the guide's that fit best.
 
     The default layer is the last one at the last resolution but one. Pictures larger than a tile are
-    shifted at random and dreamt tile by tile, so that memory does not grow and no seam stays. With
-    `frames` the dream is enlarged by `zoom` and dreamt again, for a film.
+    shifted at random and dreamt tile by tile, so that memory does not grow and, unless `shift` is 0, no
+    seam stays. With `frames` the dream is enlarged by `zoom` and dreamt again, for a film.
 
     Departs from the notebook: the gradient is kept per image, in [0, 1].
     """
@@ -62,9 +64,10 @@ def deepdream(
         raise InputError(f"deepdream: a film is of one photo, not of {len(images)}")
     target = wish(model, layers or [dreamy(model)], channel, *guide)
     picture = resized(images, longest(images, size or max(images.shape[-2:])))
-    panels = [Picture("photo", "", image) for image in picture]
+    panels = [Picture("photo", "", image, made=False) for image in picture]
+    if start == "noise":
+        picture = torch.cat([noise(one, (one.shape[2], one.shape[3]), seed) for one in picture.split(1)])
     numbers = {}
-    shifts = [jitter(shift)] if shift else []
     for frame in range(frames):
         height, width = picture.shape[-2:]
         shares = [ratio**-k for k in reversed(range(octaves))]
@@ -72,23 +75,26 @@ def deepdream(
         detail = torch.zeros_like(resized(picture, sizes[0]))
         for number, (h, w) in enumerate(sizes):
             base = resized(picture, (h, w))
-            start = (base + enlarged(detail, (h, w))).clamp(0, 1)
+            begin = (base + enlarged(detail, (h, w))).clamp(0, 1)
+            reach = max(shift, tile // 2) if shift and max(h, w) > tile else shift
             found = climb(
                 f"frame {frame + 1}, octave {number + 1} of {octaves}"
                 if frames > 1
                 else f"octave {number + 1}",
                 model,
                 target,
-                start,
+                begin,
                 steps=steps,
                 rate=rate,
-                transforms=shifts,
+                transforms=[jitter(reach)],
                 optimiser="gradient",
                 seed=seed + number,
                 tile=tile,
             )
             detail = found.images - base
             numbers[f"frame {frame + 1}, octave {number + 1}"] = found.scores
+        if frame and not len(found.scores):
+            break  # the listener had seen enough before this frame
         panels += [
             Picture("dream", f"frame {frame + 1}" if frames > 1 else target.name, x) for x in found.images
         ]

@@ -89,8 +89,9 @@ def facets(
     seen = [f"; the network sees {name}" if name else "" for name in named(model, pictures)]
     for k, (m, mean, image) in enumerate(zip(members, means, pictures, strict=True)):
         group = f"facet {k + 1} ({int((labels == k).sum())} photos)"
-        panels += [Picture(group, "photo", images[i]) for i in m[:4]]
-        panels += [Picture(group, f"mean of {len(m)}", mean), Picture(group, f"{goal.name}{seen[k]}", image)]
+        panels += [Picture(group, "photo", images[i], made=False) for i in m[:4]]
+        panels += [Picture(group, f"mean of {len(m)}", mean, made=False)]
+        panels += [Picture(group, f"{goal.name}{seen[k]}", image)]
     numbers = {
         "map": torch.from_numpy(places),
         "cluster": torch.from_numpy(labels),

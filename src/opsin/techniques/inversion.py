@@ -54,7 +54,9 @@ def inversion(
     sigma = NORM / LEVELS * (images[0, 0].numel() / SIDE**2) ** 0.5
     canvas = Fourier(*images.shape[-2:])
     start = canvas.noise(1, torch.Generator().manual_seed(seed)).to(images).expand_as(images)
-    panels = [Picture("photo", *pair) for pair in zip(named(model, images), images, strict=True)]
+    panels = [
+        Picture("photo", seen, x, made=False) for seen, x in zip(named(model, images), images, strict=True)
+    ]
     numbers: dict[str, Tensor] = {}
     order = list(model.calls)
     for layer in chosen:
@@ -67,6 +69,8 @@ def inversion(
         found = climb(
             layer, model, objective, start, steps=steps, rate=rate, canvas=canvas, decline=0.1, seed=seed
         )
+        if not len(found.scores):
+            break  # the listener had seen enough before this layer
         with torch.no_grad():
             error = -match(layer, wanted).score(model.run(found.images, (layer,)))
         centred = (images - mean).flatten(1).norm(dim=1)

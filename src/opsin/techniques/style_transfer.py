@@ -100,7 +100,8 @@ def style_transfer(
             numbers[f"{index} loss {scale[1]}x{scale[0]}"] = -found.scores
         if keep_colours:
             picture = with_colours_of(resized(photo, (height, width)), resized(picture, (height, width)))
-        panels += [Picture("photo", "", photo[0]), *(Picture("style", "", one[0]) for one in style)]
+        panels.append(Picture("photo", "", photo[0], made=False))
+        panels += [Picture("style", "", one[0], made=False) for one in style]
         panels.append(Picture("picture", f"{picture.shape[3]}×{picture.shape[2]}", picture[0]))
     return Pictures(tuple(panels), numbers=numbers)
 

@@ -77,7 +77,7 @@ def texture(
         share = found.scores / found.scores[:1]
         numbers |= {f"{index} loss": -found.scores, f"{index} share": share}
         caption = f"loss {100 * float(share[-1]):.3g} % of the noise's" if len(share) else "not climbed"
-        panels += [Picture("photo", "", photo[0]), Picture("texture", caption, found.images[0])]
+        panels += [Picture("photo", "", photo[0], made=False), Picture("texture", caption, found.images[0])]
     return Pictures(tuple(panels), numbers=numbers)
 
 
