@@ -40,8 +40,9 @@ from sklearn.datasets import load_sample_image
 from torch import Tensor, nn
 
 import opsin
-from opsin.images import longest, open_photo, resized
+from opsin.images import longest, resized
 from opsin.objectives import Objective
+from opsin.photos import open_photo
 from opsin.pooling import AveragePooling
 from opsin.progress import Step
 from opsin.techniques.style_transfer import wish

@@ -30,3 +30,9 @@ def forward_batch(model: Model, images: Float[Tensor, "n 3 h w"]) -> int:
 def chunks(total: int, size: int) -> Iterator[slice]:
     """Slices that cover `range(total)`, each at most `size` long."""
     return (slice(start, min(start + size, total)) for start in range(0, total, size))
+
+
+def pooled(model: Model, images: Float[Tensor, "n 3 h w"], layer: str) -> Float[Tensor, "n c"]:
+    """A layer's activations of many images, averaged over positions."""
+    parts = chunks(len(images), forward_batch(model, images))
+    return torch.cat([model.run(images[part], (layer,)).pooled(layer).float().cpu() for part in parts])

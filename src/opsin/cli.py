@@ -1,38 +1,29 @@
 """The command line: one command a technique, made from the registry."""
 
 import json
-import signal
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 import click
 from click.core import ParameterSource
 
 from opsin import registry
+from opsin.collection.commands import COMMANDS
 from opsin.errors import OpsinError
 from opsin.registry import Parameter
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
-    from torch import Tensor
-
-    from opsin.model import Model
-    from opsin.progress import Step
-
-TELL_EVERY = 10.0  # seconds between lines of progress where stderr is no terminal
-PHOTOS = click.argument("photos", nargs=-1, required=True, type=click.Path())
-MODEL_HELP = "Network: a zoo name, timm:NAME, torchvision:NAME, hf:NAME or FILE.py:FACTORY."
-WEIGHTS_HELP = "Checkpoint to load in place of the published weights, or 'random'."
-MODEL = click.option(
-    "--model", "-m", "model_name", default="tf_efficientnet_lite0", show_default=True, help=MODEL_HELP
-)
-WEIGHTS = click.option("--weights", default=None, help=WEIGHTS_HELP)
-OUT = click.option(
-    "--out", "-o", "folder", default=None, help="Output folder; by default named after the command."
+from opsin.terminal import (
+    MODEL,
+    MODEL_HELP,
+    OUT,
+    PHOTOS,
+    WEIGHTS,
+    batches,
+    open_model,
+    open_photos,
+    progress,
+    whole_photos,
 )
 
 
@@ -71,6 +62,10 @@ def cli() -> None:
 
     Start with: opsin explain photo.jpg
     """
+
+
+for command in COMMANDS:
+    cli.add_command(command)
 
 
 def main() -> None:
@@ -123,11 +118,11 @@ def explain(
 
     place = folder or "explain"
     with writing(place) as fresh:
-        opened = _opened(photos)  # a wrong one is told before a network is built
-        model = _model(model_name, weights)
-        ((images,),) = _batches(opened, model, "together")
+        opened = open_photos(photos, target)  # a wrong one is told before a network is built
+        model = open_model(model_name, weights)
+        ((images,),) = batches(opened, model, "together")
         names = [name for name, _ in opened]
-        with _progress(climbs=False):
+        with progress(climbs=False):
             report = run(
                 model, images, target=target, layer=layer, techniques=list(techniques) or None, names=names
             )
@@ -168,7 +163,7 @@ def gallery(folder: str) -> None:
     """Make one page with a picture of every technique, on sample photos."""
     from opsin.gallery import gallery as run
 
-    with _progress(climbs=False):
+    with progress(climbs=False):
         click.echo(run(folder))
 
 
@@ -215,10 +210,10 @@ def resume(
     loaded = Result.load(result)
     if loaded.record is None:
         raise click.UsageError(f"{result} does not say how it was made")
-    model = _model(model_name or loaded.record.model["name"], weights)
+    model = open_model(model_name or loaded.record.model["name"], weights)
     changes = {} if steps is None else {"steps": steps}
     place = folder or result
-    with writing(place) as fresh, _progress(every) as frames:
+    with writing(place) as fresh, progress(every) as frames:
         done = registry.resume(loaded, model, **changes)
         _write([(done, list(frames))], [], fresh, animation)
     click.echo(place)
@@ -250,12 +245,14 @@ def _technique_command(name: str) -> click.Command:
         place = folder or name
         for key, parameter in technique.parameters.items():
             if parameter.arg.role == "images":
-                settings[key] = _whole(settings[key])
-        with writing(place) as fresh, _progress(every, climbs=technique.climbs) as frames:
-            opened = _opened(photos)  # a wrong one is told before a network is built
-            model = _model(model_name, weights)
+                settings[key] = whole_photos(settings[key])
+        with writing(place) as fresh, progress(every, climbs=technique.climbs) as frames:
+            opened = open_photos(
+                photos, settings.get("target")
+            )  # a wrong one is told before a network is built
+            model = open_model(model_name, weights)
             results = []
-            for inputs in _batches(opened, model, technique.photos) if technique.takes_images else [()]:
+            for inputs in batches(opened, model, technique.photos) if technique.takes_images else [()]:
                 frames.clear()
                 results.append((technique.run(model, *inputs, **settings), list(frames)))
             _write(results, [name for name, _ in opened], fresh, animation)
@@ -311,38 +308,6 @@ def _option(parameter: Parameter) -> click.Option:
     )
 
 
-def _model(name: str, weights: str | None) -> "Model":
-    from opsin.zoo import load
-
-    return load(name, weights=weights)
-
-
-def _opened(photos: tuple[str, ...]) -> "list[tuple[str, Image]]":
-    """The photos, and those in folders, with their names."""
-    from opsin.images import folder_photos, open_photo
-
-    paths = [one for path in photos for one in folder_photos(path)]
-    return [(path.name, open_photo(path)) for path in paths]
-
-
-def _batches(opened: "list[tuple[str, Image]]", model: "Model", photos: str) -> "list[tuple[Tensor]]":
-    """The photos as a technique gets them from the command line."""
-    import torch
-
-    from opsin.images import fit, whole
-
-    if photos == "whole":
-        return [(whole(photo),) for _, photo in opened]
-    fitted = torch.stack([fit(photo, model) for _, photo in opened])
-    return [(fitted,)] if photos == "together" else [(one,) for one in fitted.split(1)]
-
-
-def _whole(paths: tuple[str, ...]) -> "list[Tensor]":
-    from opsin.images import open_photo, whole
-
-    return [whole(open_photo(path)) for path in paths]
-
-
 def _write(results: list[tuple[Any, list[Any]]], names: list[str], place: Path, animation: str) -> None:
     """One result with its frames into the folder itself, several into one folder a photo."""
     from opsin.colour import animate
@@ -361,67 +326,8 @@ def _write(results: list[tuple[Any, list[Any]]], names: list[str], place: Path, 
         (place / RECORD).write_text(json.dumps(about, ensure_ascii=False) + "\n", "utf-8")
 
 
-@contextmanager
-def _progress(every: int | None = None, *, climbs: bool = True) -> Iterator[list[Any]]:
-    """Tell steps on stderr: a bar on a terminal, else a line now and then. Gives the list of frames to keep.
-
-    Of pictures that are climbed the first interrupt ends the climb, and the picture so far is kept.
-    """
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from opsin.progress import Enough, listening
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    frames: list[Any] = []
-    interrupted: list[int] = []
-    told = time.monotonic()
-
-    def interrupt(number: int, _: Any) -> None:
-        if interrupted:
-            raise KeyboardInterrupt
-        interrupted.append(number)
-
-    def show(step: "Step") -> None:
-        nonlocal told
-        text = step.label if step.score is None else f"{step.label}  score {step.score:.4g}"
-        if not console.is_terminal and time.monotonic() - told > TELL_EVERY:
-            told = time.monotonic()
-            click.echo(f"{text}: {step.done} of {step.total}", err=True)
-        if step.label not in tasks:
-            tasks[step.label] = bars.add_task(text)
-        bars.update(
-            tasks[step.label],
-            completed=step.done,
-            total=step.total,
-            description=text,
-            visible=step.done < step.total,
-        )
-        if step.images is None or not climbs:
-            if interrupted:
-                raise KeyboardInterrupt
-            return
-        if every and step.done % every == 0:
-            frames.append(step.images()[0].cpu())
-        if interrupted:
-            raise Enough
-
-    tasks: dict[str, Any] = {}
-    before = signal.signal(signal.SIGINT, interrupt) if climbs else None
-    try:
-        with (
-            Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars,
-            listening(show),
-        ):
-            yield frames
-    finally:
-        if before is not None:
-            signal.signal(signal.SIGINT, before)
-
-
 def _is_model(things: tuple[str, ...]) -> bool:
-    from opsin.images import SUFFIXES
+    from opsin.photos import SUFFIXES
 
     return (
         len(things) == 1 and not Path(things[0]).exists() and Path(things[0]).suffix.lower() not in SUFFIXES
@@ -435,8 +341,8 @@ def _print_tree(name: str, weights: str | None) -> None:
 
     from opsin.regions import receptive_fields
 
-    model = _model(name, weights)
-    with _progress(climbs=False):
+    model = open_model(name, weights)
+    with progress(climbs=False):
         fields = receptive_fields(model)
     table = Table("layer", "kind", "output", "parameters", "sees", box=None, pad_edge=False)
     order = {layer: place for place, (layer, _) in enumerate(model.network.named_modules())}

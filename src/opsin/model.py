@@ -109,6 +109,11 @@ class Activations(dict[str, Tensor]):
         """The activations of `layer` with the channel in dimension 1: maps, or (n, c) of a vector layer."""
         return self.as_channels(self[layer], layer)
 
+    def pooled(self, layer: str) -> Float[Tensor, "n c"]:
+        """The activations of `layer`, averaged over positions."""
+        values = self.channels(layer)
+        return values.reshape(*values.shape[:2], -1).mean(2)  # (n, c, h, w) or (n, c) -> (n, c)
+
     def as_channels(self, values: Tensor, layer: str) -> Tensor:
         """Values of the shape of `layer`'s activations with the channel in dimension 1."""
         call = self._calls.get(layer)
@@ -180,6 +185,10 @@ class Model:
 
     def __repr__(self) -> str:
         return f"Model({self.name}, {self.size[0]}x{self.size[1]})"
+
+    def __reduce__(self) -> Any:
+        names = ("mean", "std", "size", "labels", "name", "crop", "interpolation", "squash")
+        return partial(Model, **{name: getattr(self, name) for name in names}), (self.network,)
 
     @property
     def device(self) -> torch.device:

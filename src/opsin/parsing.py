@@ -144,7 +144,25 @@ def _class_index(text: str, model: Model, *, strict: bool) -> int | None:
     """The class of this index, name or unique part of a name; not `strict`, `None` where there is none."""
     if numbered := NUMBERED.fullmatch(text):
         return int(numbered[1])
-    labels = [label.lower() for label in model.labels or ()]
+    labels = model.labels or ()
+    found = class_named(text, labels)
+    if found is not None:
+        return found
+    if not strict:
+        return None
+    if not labels:
+        raise InputError(f"{model.name} has no class names, so {text!r} cannot be one: give its index")
+    if text in model.calls:
+        raise InputError(f"{text!r} is a layer: name a channel of it, as {text}:0")
+    raise unknown("class", text, [part.strip() for label in labels for part in label.split(",")])
+
+
+def class_named(text: str, names: Sequence[str]) -> int | None:
+    """The class of this name, or unique part of a name; `None` where there is none.
+
+    Raises `InputError` on a part of several names.
+    """
+    labels = [label.lower() for label in names]
     wanted = text.lower()
     synonyms = [[part.strip() for part in label.split(",")] for label in labels]
     for found in (
@@ -156,13 +174,7 @@ def _class_index(text: str, model: Model, *, strict: bool) -> int | None:
         if len(found) == 1:
             return found[0]
         if found:
-            listed = ", ".join(f"{i} ({model.label(i)})" for i in found[:MAX_CANDIDATES])
+            listed = ", ".join(f"{i} ({names[i]})" for i in found[:MAX_CANDIDATES])
             more = f" and {len(found) - MAX_CANDIDATES} more" if len(found) > MAX_CANDIDATES else ""
             raise InputError(f"class {text!r} is ambiguous: {listed}{more}")
-    if not strict:
-        return None
-    if not labels:
-        raise InputError(f"{model.name} has no class names, so {text!r} cannot be one: give its index")
-    if text in model.calls:
-        raise InputError(f"{text!r} is a layer: name a channel of it, as {text}:0")
-    raise unknown("class", text, [part for parts in synonyms for part in parts])
+    return None

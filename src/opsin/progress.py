@@ -54,12 +54,16 @@ def report(label: str, done: int, total: int, score: float, images: Callable[[],
         listener(Step(label, done, total, score, images))
 
 
+def tell(label: str, done: int, total: int) -> None:
+    """Tell whoever listens how far a piece of work is."""
+    listener = _listener.get()
+    if listener is not None:
+        listener(Step(label, done, total))
+
+
 def steps(items: Iterable[T], total: int, label: str) -> Iterator[T]:
     """Hand on the items and report each one, once it is worked through."""
-    listener = _listener.get()
     for done, item in enumerate(items):
-        if listener is not None:
-            listener(Step(label, done, total))
+        tell(label, done, total)
         yield item
-    if listener is not None:
-        listener(Step(label, total, total))
+    tell(label, total, total)

@@ -1,6 +1,6 @@
 """Which part of the image a layer's unit sees, and which units a part of the image can change."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,47 +46,102 @@ class _OneChannel(TorchFunctionMode):
         return wide.repeat(1, len(weight), 1, 1)
 
 
-def receptive_fields(model: Model, layers: Sequence[str] | None = None) -> dict[str, Region]:
-    """The receptive field of the unit in the middle of every layer with a spatial extent, or of `layers`.
+@dataclass(frozen=True)
+class Fields:
+    """What each row and each column of a layer's units sees: from the first pixel to behind the last."""
 
-    Found by experiment, so on any architecture: pixels that are not a number make every unit that
-    sees them not a number. For each edge of each field the largest band of such pixels that leaves
-    the middle unit a number is found by halving, for all layers at once.
+    rows: tuple[tuple[int, int], ...]
+    columns: tuple[tuple[int, int], ...]
+
+    def at(self, row: int, column: int) -> Region:
+        """The receptive field of one unit."""
+        (top, bottom), (left, right) = self.rows[row], self.columns[column]
+        return Region(top, left, bottom, right)
+
+
+def fields(model: Model, layer: str) -> Fields:
+    """The receptive fields of all units of a layer with a spatial extent.
+
+    Raises `NetworkError` where the layer has none.
     """
-    names = [c.name for c in model.calls.values() if c.extent and (layers is None or c.name in layers)]
+    call = model.call(layer)
+    if call is None or call.extent is None:
+        raise NetworkError(f"layer {layer!r} has no spatial extent: every unit sees the whole image")
+    rows, columns = call.extent
+    return Fields(
+        *(
+            tuple((edges[start, layer, unit], side - edges[end, layer, unit]) for unit in range(count))
+            for start, end, side, count in (
+                ("top", "bottom", model.size[0], rows),
+                ("left", "right", model.size[1], columns),
+            )
+            for edges in [_edges(model, {layer: range(count)}, (start, end))]
+        )
+    )
+
+
+def receptive_fields(model: Model, layers: Sequence[str] | None = None) -> dict[str, Region]:
+    """The receptive field of the unit in the middle of every layer with a spatial extent, or of `layers`."""
+    found = {
+        c.name: c.extent for c in model.calls.values() if c.extent and (layers is None or c.name in layers)
+    }
     height, width = model.size
-    edges: dict[str, dict[str, int]] = {name: {} for name in names}
-    sides = {"top": height, "left": width, "bottom": height, "right": width}
-    for side, length in steps(sides.items(), len(sides), "receptive fields"):
-        todo = [(0, length, names)]  # the clean band's size lies in [low, high] for these layers
-        while todo:
-            low, high, group = todo.pop()
-            if low == high:
-                edges.update({name: {**edges[name], side: low} for name in group})
-                continue
-            middle = (low + high + 1) // 2
-            spoiled = _spoiled(model, group, side, middle)
-            todo += [(low, middle - 1, part) for part in [[n for n in group if n in spoiled]] if part]
-            todo += [(middle, high, part) for part in [[n for n in group if n not in spoiled]] if part]
+    down = _edges(model, {name: [h // 2] for name, (h, _) in found.items()}, ("top", "bottom"))
+    along = _edges(model, {name: [w // 2] for name, (_, w) in found.items()}, ("left", "right"))
     return {
-        name: Region(e["top"], e["left"], height - e["bottom"], width - e["right"])
-        for name, e in edges.items()
+        name: Region(
+            down["top", name, h // 2],
+            along["left", name, w // 2],
+            height - down["bottom", name, h // 2],
+            width - along["right", name, w // 2],
+        )
+        for name, (h, w) in found.items()
     }
 
 
-def _spoiled(model: Model, names: list[str], side: str, band: int) -> set[str]:
-    """The layers whose middle unit sees a band of so many pixels along one side."""
+def _edges(
+    model: Model, units: Mapping[str, Sequence[int]], sides: tuple[str, str]
+) -> dict[tuple[str, str, int], int]:
+    """How many pixels of a side a layer's rows or columns do not see, by side, layer and unit.
+
+    Found by experiment, so on any architecture: pixels that are not a number make every unit that
+    sees them not a number. The largest band of such pixels that leaves a unit a number is found by
+    halving, for all units of all layers at once.
+    """
+    edges = {}
+    length = model.size[0] if "top" in sides else model.size[1]
+    for side in steps(sides, len(sides), "receptive fields"):
+        every = [(name, unit) for name, wanted in units.items() for unit in wanted]
+        todo = [(0, length, every)]  # the clean band's size lies in [low, high] for these units
+        while todo:
+            low, high, group = todo.pop()
+            if low == high:
+                edges.update({(side, *unit): low for unit in group})
+                continue
+            middle = (low + high + 1) // 2
+            spoiled = _spoiled(model, sorted({name for name, _ in group}), side, middle)
+            parts = [u for u in group if spoiled[u[0]][u[1]]], [u for u in group if not spoiled[u[0]][u[1]]]
+            todo += [
+                (*ends, part)
+                for ends, part in zip(((low, middle - 1), (middle, high)), parts, strict=True)
+                if part
+            ]
+    return edges
+
+
+def _spoiled(model: Model, names: list[str], side: str, band: int) -> dict[str, list[bool]]:
+    """Of each layer, which rows or columns see a band of so many pixels along one side."""
     image = torch.full((1, 3, *model.size), 0.5, device=model.device)
     along = 2 if side in ("top", "bottom") else 3
     start = 0 if side in ("top", "left") else image.shape[along] - band
     image.narrow(along, start, band).fill_(torch.nan)
     with _OneChannel():
         run = model.run(image, names)
-    return {name for name in names if _middle(run.maps(name)).isnan().any()}
-
-
-def _middle(maps: Tensor) -> Tensor:
-    return maps[:, :, maps.shape[2] // 2, maps.shape[3] // 2]
+    reached = {name: run.maps(name)[0].isnan().any(0) for name in names}  # (h, w)
+    return {
+        name: (one[:, one.shape[1] // 2] if along == 2 else one[one.shape[0] // 2]).tolist()
+        for name, one in reached.items()
+    }
 
 
 # A detour that saves less than this share of the multiplications is not worth its own work; found by trial.

@@ -252,7 +252,7 @@ def _run(
     facts: dict[str, Any] = {"name": model.name, "sha256": weights.fingerprint, "size": list(model.size)}
     facts |= {"mean": list(model.mean), "std": list(model.std), "crop": model.crop, "squash": model.squash}
     facts |= {"interpolation": model.interpolation}
-    record = Record(about.name, about.paper, arguments, facts, _versions(), tuple(notes))
+    record = Record(about.name, about.paper, arguments, facts, versions(PACKAGES), tuple(notes))
     if about.climbs:
         result = replace(
             result, state=trail.arrays() | {f"given.{name}": value for name, value in pictures.items()}
@@ -369,9 +369,10 @@ def _checked(name: str, parameter: Parameter, value: Any) -> Any:
 
 
 @functools.cache
-def _versions() -> dict[str, str]:
+def versions(packages: tuple[str, ...]) -> dict[str, str]:
+    """The version of each package that is installed."""
     found = {}
-    for package in PACKAGES:
+    for package in packages:
         try:
             found[package] = version(package)
         except PackageNotFoundError:  # run from a source tree that is not installed

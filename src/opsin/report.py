@@ -164,7 +164,7 @@ def _is_gallery(pair: tuple[Technique, Result]) -> bool:
 
 
 def _photo(section: Section) -> str:
-    return _webp(colour.photo(section.image[0]), section.image.shape[-1])
+    return webp_uri(colour.photo(section.image[0]), section.image.shape[-1])
 
 
 def _card(technique: Technique, result: Result) -> dict[str, Any]:
@@ -176,7 +176,7 @@ def _card(technique: Technique, result: Result) -> dict[str, Any]:
     card = {"technique": technique, "settings": settings, "notes": notes, "cautions": cautions, "groups": []}
     if isinstance(result, Pictures):
         strip = [
-            (p.group, p.caption, _webp(colour.photo(p.image), STRIP)) for p in result.panels[:MOST_SHOWN]
+            (p.group, p.caption, webp_uri(colour.photo(p.image), STRIP)) for p in result.panels[:MOST_SHOWN]
         ]
         return {**card, "pictures": [], "strip": strip}
     if not isinstance(result, Gallery):
@@ -186,12 +186,13 @@ def _card(technique: Technique, result: Result) -> dict[str, Any]:
         (panel,) = result.panels
         return {**card, "pictures": [data_uri(panel.picture())], "caption": f"{panel.group}: {panel.caption}"}
     drawn = [
-        (g, [(p.title, p.caption, _webp(p.picture(), THUMBNAIL)) for p in panels]) for g, panels in groups
+        (g, [(p.title, p.caption, webp_uri(p.picture(), THUMBNAIL)) for p in panels]) for g, panels in groups
     ]
     return {**card, "pictures": [], "groups": drawn}
 
 
-def _webp(picture: Image.Image, side: int) -> str:
+def webp_uri(picture: Image.Image, side: int) -> str:
+    """A small WebP inside a `data:` address."""
     picture = picture.copy()
     picture.thumbnail((side, side))
     buffer = io.BytesIO()

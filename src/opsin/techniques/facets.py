@@ -9,7 +9,7 @@ from sklearn.manifold import TSNE
 from torch import Tensor
 
 from opsin.ascent import climb, named
-from opsin.batches import chunks, forward_batch
+from opsin.batches import chunks, forward_batch, pooled
 from opsin.canvas import Fourier
 from opsin.errors import InputError, NetworkError
 from opsin.model import Model
@@ -59,9 +59,7 @@ def facets(
     if target.count > 1:
         raise InputError(f"facets: one target for all photos, not {target.count}")
     goal = commonest(model, images) if target.name == predicted().name else target
-    features = torch.cat(
-        [pooled(model, images[part], layer) for part in chunks(len(images), forward_batch(model, images))]
-    )
+    features = pooled(model, images, layer)
     if not features.isfinite().all():
         raise NetworkError(f"the features of layer {layer!r} hold NaN or infinite numbers")
     if len(features.unique(dim=0)) < max(2, clusters):
@@ -109,12 +107,6 @@ def commonest(model: Model, images: Float[Tensor, "n 3 h w"]) -> Objective:
     index = int(best.mode().values)
     note(f"target: {model.label(index)}, the class of {int((best == index).sum())} of {len(images)} photos")
     return logit(index, model.label(index))
-
-
-def pooled(model: Model, images: Float[Tensor, "n 3 h w"], layer: str) -> Float[Tensor, "n c"]:
-    """A layer's features, averaged over positions."""
-    values = model.run(images, (layer,)).channels(layer)
-    return values.reshape(*values.shape[:2], -1).mean(2).float().cpu()  # (n, c, h, w) or (n, c) -> (n, c)
 
 
 def clustered(

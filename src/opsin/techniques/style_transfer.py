@@ -11,9 +11,10 @@ from torch import Tensor
 
 from opsin.ascent import Optimiser, climb
 from opsin.errors import InputError
-from opsin.images import MIN_SIDE, longest, resized
+from opsin.images import longest, resized
 from opsin.model import Model
 from opsin.objectives import Objective, content_match
+from opsin.photos import MIN_SIDE
 from opsin.pooling import AveragePooling
 from opsin.registry import Arg, Layers, technique
 from opsin.results import Picture, Pictures

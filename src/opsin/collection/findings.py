@@ -1,0 +1,133 @@
+"""What is found in a collection: pictures in groups, tables, and the same as JSON."""
+
+import base64
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from opsin.collection.store import Collection, Row
+from opsin.registry import versions
+from opsin.report import page
+from opsin.results import PAGE, Record, Result
+
+PACKAGES = ("opsin", "torch", "pylance", "numpy", "pillow")
+QUALITY = 88  # of the JPEGs
+
+
+@dataclass(frozen=True)
+class Shot:
+    """A picture as the bytes of a JPEG, with a caption; `lead` ones head their group."""
+
+    group: str
+    caption: str
+    data: bytes
+    lead: bool = False
+
+    @classmethod
+    def of(cls, group: str, caption: str, picture: Image.Image, *, lead: bool = False) -> "Shot":
+        """From a picture."""
+        buffer = io.BytesIO()
+        picture.save(buffer, "JPEG", quality=QUALITY)
+        return cls(group, caption, buffer.getvalue(), lead)
+
+    @property
+    def picture(self) -> Image.Image:
+        """The picture."""
+        return Image.open(io.BytesIO(self.data)).convert("RGB")
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of text and numbers under a title."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str | int | float, ...], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Findings(Result):
+    """Pictures in groups and tables, under a title; `facts` say the same for machines."""
+
+    title: str
+    intro: str
+    shots: tuple[Shot, ...]
+    tables: tuple[Table, ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def pictures(self) -> list[tuple[str, Image.Image]]:
+        """One picture a shot."""
+        return [(f"{shot.group}: {shot.caption}", shot.picture) for shot in self.shots]
+
+    def groups(self) -> list[tuple[str, list[Shot], list[Shot]]]:
+        """Each group's name, the shots that head it, and the others."""
+        members = [(name, list(shots)) for name, shots in groupby(self.shots, lambda shot: shot.group)]
+        return [
+            (name, [s for s in all_ if s.lead], [s for s in all_ if not s.lead]) for name, all_ in members
+        ]
+
+    def html(self) -> str:
+        """The page."""
+        return page("findings.html", result=self, uri=_uri)
+
+    def write_into(self, place: Path) -> None:
+        """Write the files of `save`, the page and `facts.json`."""
+        super().write_into(place)
+        (place / PAGE).write_text(self.html(), "utf-8")
+        (place / "facts.json").write_text(
+            json.dumps(self.facts, indent=1, ensure_ascii=False) + "\n", "utf-8"
+        )
+
+    def _take_apart(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        arrays = {f"{i:05d}": torch.tensor(np.frombuffer(s.data, np.uint8)) for i, s in enumerate(self.shots)}
+        return arrays, {
+            "title": self.title,
+            "intro": self.intro,
+            "shots": [[s.group, s.caption, s.lead] for s in self.shots],
+            "tables": [[t.title, t.columns, t.rows] for t in self.tables],
+            "facts": self.facts,
+        }
+
+    @classmethod
+    def _put_together(cls, arrays: dict[str, Tensor], facts: dict[str, Any]) -> "Findings":
+        shots = [
+            Shot(group, caption, arrays[f"{i:05d}"].numpy().tobytes(), lead)
+            for i, (group, caption, lead) in enumerate(facts.pop("shots"))
+        ]
+        tables = [
+            Table(title, tuple(columns), tuple(map(tuple, rows)))
+            for title, columns, rows in facts.pop("tables")
+        ]
+        return cls(**facts, shots=tuple(shots), tables=tuple(tables))
+
+
+def record(
+    collection: Collection,
+    technique: str,
+    paper: str,
+    arguments: Mapping[str, Any],
+    notes: Sequence[str] = (),
+) -> Record:
+    """How something was found in a collection."""
+    given = {"collection": str(collection.folder), "images": len(collection), **arguments}
+    return Record(technique, paper, given, collection.about.model, versions(PACKAGES), tuple(notes))
+
+
+def seen_as(collection: Collection, row: Row) -> str:
+    """The class that the network put an image in, with its probability, and its label where there is one."""
+    label = [f"labelled {collection.named(row.label)}"] if row.label else []
+    seen = [f"seen as {collection.label(row.classes[0])}, {row.probabilities[0]:.0%}"] if row.classes else []
+    return "; ".join(label + seen)
+
+
+def _uri(shot: Shot) -> str:
+    return f"data:image/jpeg;base64,{base64.b64encode(shot.data).decode()}"

@@ -1,0 +1,379 @@
+"""One pass over a folder of images: what the network makes of each, kept in a collection."""
+
+import csv
+import json
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from typing import IO, Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from opsin.batches import forward_batch
+from opsin.collection import store
+from opsin.collection.decoding import Cut, Decoded, Unread, decoding
+from opsin.collection.source import Entry, Source
+from opsin.collection.store import About, Collection, LayerAbout
+from opsin.collection.tally import Tally
+from opsin.errors import InputError, unknown
+from opsin.model import Model
+from opsin.photos import SUFFIXES
+from opsin.progress import tell
+from opsin.registry import versions
+
+Engine = Literal["local", "ray"]
+PACKAGES = ("opsin", "torch", "pylance", "pillow", "numpy")
+LEAST_CHUNK, MOST_CHUNK, CHUNKS = 256, 4096, 64  # images that are taken in at once: the total / 64, within
+WORKERS = 8  # processes that decode, at most, unless more are asked for
+PATH_COLUMNS, LABEL_COLUMNS = ("path", "file", "filename", "image"), ("label", "class")
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """What the network made of some files: their rows, a tally a layer, and what could not be read."""
+
+    number: int
+    rows: pa.Table
+    tallies: tuple[Tally, ...]
+    unread: tuple[Unread, ...]
+    files: int
+
+
+def scan(
+    folder: str | Path,
+    model: Model,
+    collection: str | Path = "collection",
+    *,
+    layers: Sequence[str] | None = None,
+    labels: str | Path | None = None,
+    top: int = 9,
+    workers: int | None = None,
+    engine: Engine = "local",
+    address: str | None = None,
+) -> Collection:
+    """Run a network once over every image below a folder, and keep what it saw.
+
+    Of each image: file, size, hash, thumbnail, top-5 classes, and the features of `layers`, averaged over
+    positions (by default of the classifier's input alone). Of each channel of them: the `top` images where
+    it fires most and where in these, mean, standard deviation and sparsity. `labels` is a CSV with the
+    columns `path` and `label`; without one an image's label is the name of the folder below the root
+    that it lies in.
+
+    A scan that was cut off goes on where it stopped; one that is run again takes in what is new or has
+    changed, and forgets what is gone, together with the rest of its chunk, which is scanned anew. `folder`
+    may be an address that fsspec knows. The engine `ray` scans on a Ray cluster, by default one of this
+    machine; `workers` are processes that decode, with `ray` networks.
+
+    Raises `InputError` on a folder without images, a collection of another network, and a second scan at
+    the same time.
+    """
+    names = list(dict.fromkeys(layers or [classifier_input(model)]))
+    abouts = tuple(about_layer(model, name) for name in names)
+    if top < 1:
+        raise InputError(f"top is at least 1, not {top}")
+    source, place = Source(folder), Path(collection)
+    if next(source.entries(), None) is None:
+        raise InputError(f"{folder} holds no images ({', '.join(sorted(SUFFIXES))})")
+    named = None if labels is None else _read_labels(Path(labels))
+    facts = About(source.root, store.about_model(model), model.labels, abouts, top, versions(PACKAGES))
+    with store.writing(place):
+        made = store.create(place, facts)
+        with tempfile.TemporaryFile("w+", encoding="utf-8", errors="surrogateescape") as spool:
+            _spool(source, spool)
+            made.write_labels(_labelled(spool, named))
+            todo = _todo(made, spool)
+            total = sum(1 for _ in todo(spool))
+            size = min(MOST_CHUNK, max(LEAST_CHUNK, total // CHUNKS))
+            job = Job(source, model, tuple(names), top, size, total, workers)
+            found = _engine(engine, address)(job, todo(spool))
+            unread = _take_in(made, found)
+        made.write_unread(unread)
+        made.tidy()
+    if not len(made):
+        shutil.rmtree(place)
+        raise InputError(
+            f"none of the {total} images below {folder} can be read: {next(iter(unread.values()))}"
+        )
+    return made
+
+
+@dataclass(frozen=True)
+class Job:
+    """What an engine needs to know: chunks of `size` images, of `total` in all."""
+
+    source: Source
+    model: Model
+    layers: tuple[str, ...]
+    top: int
+    size: int
+    total: int
+    workers: int | None
+
+
+def _engine(
+    name: Engine, address: str | None
+) -> Callable[[Job, Iterator[Entry]], Generator[Chunk, None, None]]:
+    if name == "local":
+        if address is not None:
+            raise InputError("an address is that of a Ray cluster: it goes with the engine ray")
+        return local
+    if name != "ray":
+        raise unknown("engine", name, ["local", "ray"])
+    try:
+        from opsin.collection.ray_engine import on_ray  # noqa: PLC0415 (an extra)
+    except ImportError as error:
+        raise InputError(f"the engine ray needs an extra: pip install 'opsin[ray]' ({error})") from error
+    return partial(on_ray, address=address)
+
+
+def local(job: Job, entries: Iterator[Entry]) -> Generator[Chunk, None, None]:
+    """Files decoded by processes, seen by the network here.
+
+    Where the work is ended from outside, the chunk that was begun is handed on as far as it came.
+    """
+    workers = min(WORKERS, os.cpu_count() or 1) if job.workers is None else job.workers
+    stream = decoding(job.source, entries, Cut.of(job.model), workers)
+    growing, done = Growing(job.model, job.layers, job.top), 0
+    try:
+        for group in growing.groups(stream):
+            growing.take(group)
+            done += len(group)
+            tell("scan", done, job.total)
+            if growing.size >= job.size:
+                yield growing.cut()
+    except GeneratorExit:
+        raise
+    except BaseException:
+        if growing.size:
+            yield growing.cut()
+        raise
+    finally:
+        stream.close()
+    if growing.size:
+        yield growing.cut()
+
+
+class Growing:
+    """A chunk while images are taken in."""
+
+    def __init__(self, model: Model, layers: Sequence[str], top: int) -> None:
+        self.model, self.layers, self.top = model, layers, top
+        self.channels = [about_layer(model, layer).channels for layer in layers]
+        self.batch = forward_batch(model, torch.empty(1, 3, *model.size))
+        self._begin()
+
+    def _begin(self) -> None:
+        self.size = 0
+        self.unread: list[Unread] = []
+        self.columns: dict[str, list[Any]] = {field.name: [] for field in store.schema(self.channels)}
+        self.tallies = [Tally.empty(channels, self.top) for channels in self.channels]
+
+    def groups(self, stream: Iterable[Decoded | Unread]) -> Iterator[list[Decoded | Unread]]:
+        """Files in their order, each time with as many good ones as the network takes at once."""
+        group: list[Decoded | Unread] = []
+        good = 0
+        for one in stream:
+            group.append(one)
+            good += isinstance(one, Decoded)
+            if good == self.batch:
+                yield group
+                group, good = [], 0
+        if group:
+            yield group
+
+    def take(self, group: Sequence[Decoded | Unread]) -> None:
+        """Let the network see a group of `groups`.
+
+        A smaller last one is filled up with black, so that an image gives the same numbers whatever
+        it came with.
+        """
+        self.size += len(group)
+        self.unread += [one for one in group if isinstance(one, Unread)]
+        good = [one for one in group if isinstance(one, Decoded)]
+        if not good:
+            return
+        pixels = np.zeros((self.batch, *self.model.size, 3), np.uint8)
+        pixels[: len(good)] = np.stack([one.pixels for one in good])
+        images = torch.from_numpy(pixels).to(self.model.device).permute(0, 3, 1, 2) / 255  # -> (n, 3, h, w)
+        run = self.model.run(images, (*self.layers, "output"))
+        ids = torch.tensor([one.entry.id for one in good])
+        for number, layer in enumerate(self.layers):
+            maps = as_maps(run.channels(layer)[: len(good)])
+            self.tallies[number] = self.tallies[number].merged(Tally.of(maps, ids, self.top))
+            self.columns[store.feature_column(number)] += [run.pooled(layer)[: len(good)].float().cpu()]
+        classes, probabilities = _best(self.model, run["output"][: len(good)])
+        for name, values in {
+            "id": ids.tolist(),
+            "path": [os.fsencode(one.entry.path) for one in good],
+            "version": [one.entry.version for one in good],
+            "classes": classes,
+            "probabilities": probabilities,
+            **{
+                name: [getattr(one, name) for one in good]
+                for name in ("sha256", "width", "height", "thumbnail")
+            },
+        }.items():
+            self.columns[name] += values
+
+    def cut(self) -> Chunk:
+        """The chunk as it is; a new one begins."""
+        number = secrets.randbits(62)
+        self.columns["chunk"] = [number] * len(self.columns["id"])
+        wanted, arrays = store.schema(self.channels), []
+        for field in wanted:
+            values = self.columns[field.name]
+            if field.name.startswith("features_"):
+                flat = torch.cat(values).flatten().numpy() if values else np.zeros(0, np.float32)
+                arrays.append(pa.FixedSizeListArray.from_arrays(pa.array(flat), field.type.list_size))
+            else:
+                arrays.append(pa.array(values, field.type))
+        made = Chunk(
+            number, pa.table(arrays, schema=wanted), tuple(self.tallies), tuple(self.unread), self.size
+        )
+        self._begin()
+        return made
+
+
+def as_maps(values: Tensor) -> Float[Tensor, "n c h w"]:
+    """A vector layer's (n, c) as maps of one position; maps as they are."""
+    return values[:, :, None, None] if values.ndim == 2 else values
+
+
+def about_layer(model: Model, layer: str) -> LayerAbout:
+    """A layer's channels and extent. Raises `InputError` on an unknown one, `NetworkError` on one of none."""
+    if layer == "image":
+        raise InputError("the image is no layer of the network")
+    run = model.run(torch.full((1, 3, *model.size), 0.5, device=model.device), (layer,))
+    _, channels, rows, columns = as_maps(run.channels(layer)).shape
+    return LayerAbout(layer, channels, (rows, columns))
+
+
+def classifier_input(model: Model) -> str:
+    """The layer whose output, averaged over positions, is what the last linear layer reads.
+
+    Where none is (a convolution ends the network, or a function that is no layer stands between) the
+    last layer with a spatial extent.
+    """
+    calls = list(model.calls.values())
+    ends = [i for i, c in enumerate(calls) if isinstance(model.network.get_submodule(c.layer), nn.Linear)]
+    head = model.network.get_submodule(calls[ends[-1]].layer) if ends else None
+    if not isinstance(head, nn.Linear) or calls[ends[-1]].layout != "vector":
+        return model.default_layer
+    image = torch.rand(1, 3, *model.size, generator=torch.Generator().manual_seed(0)).to(model.device)
+    for call in reversed(calls[: ends[-1]]):
+        if call.layout not in ("vector", "maps", "maps_last") or head.in_features not in call.shape:
+            continue
+        run = model.run(image, (call.name, "output"))
+        features = run.pooled(call.name)
+        if features.shape[1] == head.in_features and run["output"].ndim == 2:
+            output = linear(features, head.weight, head.bias)
+            if output.shape == run["output"].shape and torch.allclose(
+                output, run["output"], rtol=1e-2, atol=1e-2
+            ):
+                return call.name
+    return model.default_layer
+
+
+def _best(model: Model, output: Tensor) -> tuple[list[list[int]], list[list[float]]]:
+    """The most probable classes and their probabilities; none where the output is not one score a class."""
+    if output.ndim != 2:
+        return [[]] * len(output), [[]] * len(output)
+    best = model.probabilities(output).topk(min(store.TOP_CLASSES, output.shape[1]))
+    return best.indices.tolist(), best.values.tolist()
+
+
+def _take_in(made: Collection, chunks: Generator[Chunk, None, None]) -> dict[str, str]:
+    """Append chunk by chunk; what could not be read, and why."""
+    unread: dict[str, str] = {}
+    with closing(chunks):
+        for chunk in chunks:
+            if len(chunk.rows):
+                made.append(chunk.rows, chunk.tallies, chunk.number)
+            unread |= {one.path: one.why for one in chunk.unread}
+    return unread
+
+
+# A scan looks at the folder once; what it found is spooled to a temporary file, so that memory does not
+# grow with it, but for 24 bytes an image of the collection.
+
+
+def _spool(source: Source, spool: IO[str]) -> None:
+    for entry in source.entries():
+        spool.write(json.dumps([entry.path, entry.size, entry.stamp]) + "\n")
+
+
+def _entries(spool: IO[str]) -> Iterator[Entry]:
+    spool.seek(0)
+    return (Entry(*json.loads(line)) for line in spool)
+
+
+def _todo(made: Collection, spool: IO[str]) -> Callable[[IO[str]], Iterator[Entry]]:
+    """Which entries are to be scanned; chunks that hold what has changed or is gone are forgotten."""
+    columns = [made.column(name).to_numpy() for name in ("id", "version", "chunk")]
+    order = columns[0].argsort()
+    ids, versions_, chunks = (column[order] for column in columns)
+    current = np.zeros(len(ids), bool)
+    for entry in _entries(spool):
+        place = int(ids.searchsorted(entry.id))
+        if place < len(ids) and ids[place] == entry.id and versions_[place] == entry.version:
+            current[place] = True
+    stale = np.unique(chunks[~current])
+    made.forget(stale.tolist())
+    kept = ids[~np.isin(chunks, stale)]
+
+    def todo(spool: IO[str]) -> Iterator[Entry]:
+        for entry in _entries(spool):
+            place = int(kept.searchsorted(entry.id))
+            if place == len(kept) or kept[place] != entry.id:
+                yield entry
+
+    return todo
+
+
+def _labelled(spool: IO[str], named: Mapping[str, str] | None) -> Iterator[pa.RecordBatch]:
+    """The entries that have a label, with it."""
+    entries = _entries(spool)
+    found = 0
+    while some := list(islice(entries, store.BATCH)):
+        pairs = [(entry.id, _label(entry, named)) for entry in some]
+        pairs = [pair for pair in pairs if pair[1]]
+        found += len(pairs)
+        if pairs:
+            yield pa.record_batch([pa.array(c) for c in zip(*pairs, strict=True)], schema=store.LABEL_SCHEMA)
+
+
+def _label(entry: Entry, named: Mapping[str, str] | None) -> str | None:
+    path = PurePosixPath(entry.path)
+    if named is None:
+        return path.parent.name or None
+    return named.get(entry.path, named.get(path.name))
+
+
+def _read_labels(path: Path) -> dict[str, str]:
+    """The labels of a CSV, by path or by file name."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = csv.DictReader(file)
+            columns = rows.fieldnames or []
+            keys = [
+                next((c for c in columns if c.lower() in names), None)
+                for names in (PATH_COLUMNS, LABEL_COLUMNS)
+            ]
+            if None in keys:
+                wanted = f"one of {', '.join(PATH_COLUMNS)} and one of {', '.join(LABEL_COLUMNS)}"
+                raise InputError(f"{path} has the columns {', '.join(columns)}: it needs {wanted}")
+            return {row[keys[0]]: row[keys[1]] for row in rows if row[keys[0]] and row[keys[1]]}
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path} cannot be read as a CSV of labels: {error}") from error

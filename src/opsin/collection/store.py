@@ -1,0 +1,483 @@
+"""A collection on disk: one row an image and one tally a chunk and layer, in Lance tables.
+
+    collection/
+      record.json     which network, layers and preprocessing, and where the images lie
+      images.lance    a row an image: file, size, hash, thumbnail, top-5 classes, features
+      tallies.lance   a row a chunk and layer: where every channel fired most, its moments
+      labels.lance    the labels that folders or a CSV give
+      cache/          what was made of these for a faster search; may be deleted
+
+A chunk is the images that were taken in by one append. Tallies are written before their images, so
+that a tally without images is of a scan that was cut off, and is passed over.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+import lance
+import numpy as np
+import pyarrow as pa
+import torch
+from filelock import FileLock, Timeout
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from opsin.collection.source import RECORD, Source
+from opsin.collection.tally import Tally
+from opsin.errors import InputError, unknown
+from opsin.model import Model
+from opsin.parsing import class_named
+from opsin.photos import decoded, fitted
+
+WNID = re.compile(r"n\d{8}")  # a WordNet number, as folders of ImageNet are named
+KIND = "Collection"
+FORMAT = 1
+TOP_CLASSES = 5
+IMAGES, TALLIES, LABELS, CACHE = "images.lance", "tallies.lance", "labels.lance", "cache"
+BATCH = 4096  # rows that are read at once
+
+
+@dataclass(frozen=True)
+class LayerAbout:
+    """A layer of a collection: its channels, and rows and columns of its maps (1, 1 of a vector)."""
+
+    name: str
+    channels: int
+    extent: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class About:
+    """What a collection was made with."""
+
+    root: str
+    model: Mapping[str, Any]
+    labels: Sequence[str] | None
+    layers: tuple[LayerAbout, ...]
+    top: int
+    versions: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One image of a collection."""
+
+    id: int
+    path: str
+    sha256: str
+    width: int
+    height: int
+    thumbnail: bytes
+    classes: tuple[int, ...]
+    probabilities: tuple[float, ...]
+    label: str | None
+
+
+class Collection:
+    """What a network saw in a folder of images. Raises `InputError` where `folder` is no collection."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        facts = _facts(self.folder)
+        if facts is None:
+            raise InputError(f"{folder} is no collection: make one with `opsin scan PHOTOS -o {folder}`")
+        if facts["format"] != FORMAT:
+            raise InputError(f"{folder} has format {facts['format']}, this Opsin reads format {FORMAT}")
+        about = facts["about"]
+        layers = tuple(
+            LayerAbout(one["name"], one["channels"], tuple(one["extent"])) for one in about["layers"]
+        )
+        self.about = About(**{**about, "layers": layers})
+
+    def __repr__(self) -> str:
+        return f"Collection({str(self.folder)!r}, {len(self)} images, {self.about.model['name']})"
+
+    def __len__(self) -> int:
+        return 0 if self.images is None else self.images.count_rows()
+
+    @property
+    def images(self) -> "lance.LanceDataset | None":
+        """The table of images as it stands now; `None` before the first chunk."""
+        return _opened(self.folder / IMAGES)
+
+    @cached_property
+    def source(self) -> Source:
+        """Where the files lie."""
+        return Source(self.about.root)
+
+    def layer(self, name: str | None) -> int:
+        """A layer's number in the tables; the first one's without a name. Raises `InputError`."""
+        names = [layer.name for layer in self.about.layers]
+        if name is None:
+            return 0
+        if name not in names:
+            raise unknown("layer of the collection", name, names, ": scan with --layer to have others")
+        return names.index(name)
+
+    def check(self, model: Model) -> None:
+        """Raise `InputError`, naming both, unless the collection was made with this model."""
+        theirs, ours = self.about.model, about_model(model)
+        if theirs["sha256"] != ours["sha256"]:
+            raise InputError(
+                f"{self.folder} was scanned with {theirs['name']} (weights {theirs['sha256'][:12]}), "
+                f"not with {ours['name']} (weights {ours['sha256'][:12]})"
+            )
+        differing = [key for key in PREPROCESSING if theirs[key] != ours[key]]
+        if differing:
+            said = "; ".join(f"{key} {theirs[key]}, not {ours[key]}" for key in differing)
+            raise InputError(f"{self.folder} was scanned with other preprocessing: {said}")
+
+    def label(self, index: int) -> str:
+        """The name of a class of the network."""
+        labels = self.about.labels
+        return labels[index] if labels and index < len(labels) else f"class {index}"
+
+    def named(self, label: str) -> str:
+        """A label as text: of a class by index or WordNet number, its name."""
+        index = truth(label, self.about.labels or ())
+        bare = label.isdecimal() or WNID.fullmatch(label)
+        return self.label(index) if bare and index is not None and self.about.labels else label
+
+    def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """The rows' columns, some thousand rows at a time, always in the same order."""
+        if self.images is not None:
+            yield from self.images.to_batches(columns=list(columns), batch_size=BATCH, scan_in_order=True)
+
+    def column(self, name: str) -> pa.ChunkedArray:
+        """One column, whole."""
+        found = [batch.column(name) for batch in self.batches([name])]
+        return pa.chunked_array(found) if found else pa.chunked_array([], self.schema.field(name).type)
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Of the table of images."""
+        return schema([layer.channels for layer in self.about.layers])
+
+    def ids(self) -> NDArray[np.int64]:
+        """Every image's id, in the order of the rows."""
+        return np.asarray(self.column("id").to_numpy(), np.int64)
+
+    def features(
+        self, layer: str | None = None, places: Sequence[int] | None = None
+    ) -> Float[np.ndarray, "n c"]:
+        """The pooled features of every image, or of some rows, in the order of the rows."""
+        name, width = feature_column(self.layer(layer)), self.about.layers[self.layer(layer)].channels
+        if places is not None and self.images is not None:
+            return matrix(self.images.take(list(places), columns=[name])[name].combine_chunks(), width)
+        found = [matrix(batch.column(name), width) for batch in self.batches([name])]
+        return np.concatenate(found) if found else np.zeros((0, width), np.float32)
+
+    def rows(self, places: Sequence[int]) -> list[Row]:
+        """The images of these rows, without their features."""
+        if self.images is None or not len(places):
+            return []
+        found = self.images.take(list(map(int, places)), columns=[field.name for field in ROW]).to_pylist()
+        labels = self.labels([one["id"] for one in found])
+        return [_row(one, labels.get(one["id"])) for one in found]
+
+    def showing(self, target: str | None = None) -> list[Row]:
+        """The images of a class, or those where a channel (`layer:channel`) fires most; without a target all.
+
+        Of a class are those with its name as their label, and of those without a label the ones that the
+        network puts there. Raises `InputError` where there are none.
+        """
+        if target is None:
+            return self.rows(range(len(self)))
+        layer, _, channel = target.rpartition(":")
+        if channel.isdecimal() and layer in [one.name for one in self.about.layers]:
+            tally = self.tally(layer)
+            if int(channel) >= len(tally.ids):
+                raise InputError(f"layer {layer!r} has the channels 0 to {len(tally.ids) - 1}, not {channel}")
+            wanted = tally.ids[int(channel)].tolist()
+            found = self.with_ids(wanted)
+            return [found[one] for one in wanted if one in found]
+        names = self.about.labels or ()
+        index = int(target) if target.isdecimal() else class_named(target, names)
+        labels = self.labels()
+        known = {label: truth(label, names) for label in set(labels.values())}
+        places = []
+        for place, (id, classes) in enumerate(self._seen()):
+            own = known[labels[id]] if id in labels else next(iter(classes), None)
+            if index is not None and own == index:
+                places.append(place)
+        if not places:
+            raise InputError(f"{self.folder} holds no image of {target!r}, as its label or as seen")
+        return self.rows(places)
+
+    def _seen(self) -> Iterator[tuple[int, list[int]]]:
+        for batch in self.batches(["id", "classes"]):
+            yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
+
+    def with_ids(self, ids: Sequence[int]) -> dict[int, Row]:
+        """The images of these ids that are there, by id."""
+        order = self.ids()
+        places = np.flatnonzero(np.isin(order, np.asarray(list(ids), np.int64)))
+        return {row.id: row for row in self.rows(places.tolist())}
+
+    def labels(self, ids: Sequence[int] | None = None) -> dict[int, str]:
+        """The labels of these images, or of all, by id; of those that have one."""
+        table = _opened(self.folder / LABELS)
+        if table is None:
+            return {}
+        found = table.to_table(filter=None if ids is None else f"id in ({', '.join(map(str, ids))})")
+        return dict(zip(found["id"].to_pylist(), found["label"].to_pylist(), strict=True))
+
+    def tally(self, layer: str | None = None) -> Tally:
+        """Where each channel of a layer fires most, and its moments, over all images."""
+        number, about = self.layer(layer), self.about.layers[self.layer(layer)]
+        joined = Tally.empty(about.channels, self.about.top)
+        table = _opened(self.folder / TALLIES)
+        if table is None:
+            return joined
+        chunks = self.chunks()
+        for batch in table.to_batches(filter=f"layer = {number}", batch_size=16, scan_in_order=True):
+            for one in batch.to_pylist():
+                if one["chunk"] in chunks:
+                    joined = joined.merged(_tally(one, about.channels, self.about.top))
+        return joined
+
+    def chunks(self) -> set[int]:
+        """The chunks that have images."""
+        return {
+            int(one) for batch in self.batches(["chunk"]) for one in batch.column("chunk").unique().tolist()
+        }
+
+    def photo(self, row: Row, model: Model) -> Float[Tensor, "3 h w"]:
+        """An image's own file, cut for the model. Raises `InputError` where it is gone or has changed."""
+        data = self.source.read(row.path)
+        if hashlib.sha256(data).hexdigest() != row.sha256:
+            raise InputError(f"{row.path} has changed since the scan: scan again")
+        return torch.from_numpy(fitted(decoded(data, row.path), model)).permute(2, 0, 1) / 255
+
+    def unread(self) -> dict[str, str]:
+        """The files that the last scan could not read, and why."""
+        place = self.folder / "unread.json"
+        return json.loads(place.read_text("utf-8")) if place.is_file() else {}
+
+    # What follows writes, under the lock of `writing`.
+
+    def append(self, rows: pa.Table, tallies: Sequence[Tally], chunk: int) -> None:
+        """Take one chunk in, or nothing of it."""
+        with _room(self.folder):
+            lance.write_dataset(_tally_table(tallies, chunk), self.folder / TALLIES, mode="append")
+            lance.write_dataset(rows, self.folder / IMAGES, mode="append")
+
+    def forget(self, chunks: Sequence[int]) -> None:
+        """Drop whole chunks."""
+        if not chunks:
+            return
+        with _room(self.folder):
+            for name in (IMAGES, TALLIES):
+                table = _opened(self.folder / name)
+                if table is not None:
+                    table.delete(f"chunk in ({', '.join(map(str, chunks))})")
+
+    def write_labels(self, batches: Iterator[pa.RecordBatch]) -> None:
+        """Put these in place of all labels."""
+        with _room(self.folder):
+            lance.write_dataset(
+                pa.RecordBatchReader.from_batches(LABEL_SCHEMA, batches),
+                self.folder / LABELS,
+                mode="overwrite",
+            )
+
+    def write_unread(self, unread: Mapping[str, str]) -> None:
+        """Keep what could not be read."""
+        with _room(self.folder):
+            _write_whole(self.folder / "unread.json", json.dumps(unread, indent=1, ensure_ascii=False) + "\n")
+
+    def tidy(self) -> None:
+        """Join small fragments, drop tallies without images, old versions and caches."""
+        with _room(self.folder):
+            for name in (IMAGES, TALLIES, LABELS):
+                table = _opened(self.folder / name)
+                if table is None:
+                    continue
+                if name == TALLIES and (chunks := self.chunks()):
+                    table.delete(f"chunk not in ({', '.join(map(str, chunks))})")
+                table.optimize.compact_files()
+                table.cleanup_old_versions(older_than=timedelta(0), delete_unverified=True)
+            shutil.rmtree(self.folder / CACHE, ignore_errors=True)
+
+
+def schema(channels: Sequence[int]) -> pa.Schema:
+    """Of the table of images, for layers of so many channels."""
+    features = [pa.field(feature_column(i), pa.list_(pa.float32(), c)) for i, c in enumerate(channels)]
+    return pa.schema([*ROW, pa.field("version", pa.int64()), pa.field("chunk", pa.int64()), *features])
+
+
+def truth(label: str, names: Sequence[str]) -> int | None:
+    """The class of a label: index, WordNet number, name or synonym; `None` where none or several fit."""
+    text = label.strip().lower()
+    if text.isdecimal():
+        return int(text) if not names or int(text) < len(names) else None
+    if WNID.fullmatch(text):
+        return _wordnet().get(text)
+    found = [index for index, name in enumerate(names) if text.replace("_", " ") in _forms(name)]
+    return found[0] if len(found) == 1 else None
+
+
+def _forms(name: str) -> set[str]:
+    whole = name.lower().replace("_", " ")
+    return {whole, *(part.strip() for part in whole.split(","))}
+
+
+@cache
+def _wordnet() -> dict[str, int]:
+    """ImageNet's classes by WordNet number."""
+    from timm.data.imagenet_info import ImageNetInfo  # noqa: PLC0415 (slow)
+
+    return {name: index for index, name in enumerate(ImageNetInfo().label_names())}
+
+
+def feature_column(layer: int) -> str:
+    """The column of a layer's features."""
+    return f"features_{layer}"
+
+
+def matrix(column: pa.Array, width: int) -> Float[np.ndarray, "n c"]:
+    """A column of vectors as an array."""
+    return np.array(column.flatten().to_numpy(zero_copy_only=False), np.float32).reshape(-1, width)
+
+
+def about_model(model: Model) -> dict[str, Any]:
+    """Which network, weights and preprocessing."""
+    facts = {"name": model.name, "sha256": model.weigh().fingerprint}
+    return facts | {key: _plain(getattr(model, key)) for key in PREPROCESSING}
+
+
+def create(folder: Path, about: About) -> Collection:
+    """The collection in `folder`, made where there is none. Raises `InputError` where it was made with
+    another network, other layers or another root."""
+    facts = _facts(folder)
+    if facts is None:
+        if folder.exists() and any(one.name != LOCK for one in folder.iterdir()):
+            raise InputError(f"{folder} holds something that is no collection: choose another with -o")
+        with _room(folder):
+            whole = {"kind": KIND, "format": FORMAT, "about": asdict(about)}
+            _write_whole(folder / RECORD, json.dumps(whole, indent=2, ensure_ascii=False) + "\n")
+    made = Collection(folder)
+    theirs, ours = made.about, about
+    differing = [
+        f"{name} {_said(getattr(theirs, name))}, not {_said(getattr(ours, name))}"
+        for name in ("root", "layers", "top")
+        if getattr(theirs, name) != getattr(ours, name)
+    ]
+    if differing:
+        raise InputError(
+            f"{folder} was scanned with {'; '.join(differing)}: choose another collection with -o"
+        )
+    return made
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Hold the collection for one writer. Raises `InputError` where another one has it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / LOCK, timeout=0):
+            yield
+    except Timeout:
+        raise InputError(
+            f"another scan is writing {folder}: wait for it, or choose another with -o"
+        ) from None
+    except OSError as error:
+        raise InputError(f"cannot write to {folder}: {error.strerror or error}") from error
+
+
+LOCK = ".lock"
+PREPROCESSING = ("size", "mean", "std", "crop", "interpolation", "squash")
+ROW = (
+    pa.field("id", pa.int64()),
+    pa.field("path", pa.binary()),  # as the file system has it, which need not be UTF-8
+    pa.field("sha256", pa.string()),
+    pa.field("width", pa.int32()),
+    pa.field("height", pa.int32()),
+    pa.field("thumbnail", pa.binary()),
+    pa.field("classes", pa.list_(pa.int32())),
+    pa.field("probabilities", pa.list_(pa.float32())),
+)
+LABEL_SCHEMA = pa.schema([("id", pa.int64()), ("label", pa.string())])
+TALLY_SCHEMA = pa.schema(
+    [("chunk", pa.int64()), ("layer", pa.int32()), ("count", pa.int64()), ("images", pa.int64())]
+    + [("values", pa.list_(pa.float32())), ("ids", pa.list_(pa.int64())), ("places", pa.list_(pa.int32()))]
+    + [(name, pa.list_(pa.float64())) for name in ("sums", "squares", "active")]
+)
+
+
+def _row(one: dict[str, Any], label: str | None) -> Row:
+    lists = {name: tuple(one.pop(name)) for name in ("classes", "probabilities")}
+    return Row(**{**one, **lists, "path": os.fsdecode(one["path"])}, label=label)
+
+
+def _tally_table(tallies: Sequence[Tally], chunk: int) -> pa.Table:
+    rows = [
+        {"chunk": chunk, "layer": number, "count": one.count, "images": one.images}
+        | {name: getattr(one, name).flatten().numpy() for name in TALLY_SCHEMA.names[4:]}
+        for number, one in enumerate(tallies)
+    ]
+    return pa.Table.from_pylist(rows, TALLY_SCHEMA)
+
+
+def _tally(one: dict[str, Any], channels: int, top: int) -> Tally:
+    values, ids, places = (torch.tensor(one[n]).reshape(channels, top) for n in ("values", "ids", "places"))
+    sums, squares, active = (torch.tensor(one[n], dtype=torch.float64) for n in ("sums", "squares", "active"))
+    return Tally(values, ids, places, sums, squares, active, one["count"], one["images"])
+
+
+def _opened(path: Path) -> "lance.LanceDataset | None":
+    return lance.dataset(path) if (path / "_versions").is_dir() else None
+
+
+def _facts(folder: Path) -> dict[str, Any] | None:
+    """What the record of a collection says; `None` where there is none."""
+    try:
+        facts = json.loads((folder / RECORD).read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    return facts if isinstance(facts, dict) and facts.get("kind") == KIND else None
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _said(value: Any) -> str:
+    return ", ".join(one.name for one in value) if isinstance(value, tuple) else str(value)
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """A file that is there whole or not at all."""
+    fresh = path.with_suffix(".fresh")
+    fresh.write_text(text, "utf-8", errors="surrogateescape")
+    fresh.replace(path)
+
+
+@contextmanager
+def _room(folder: Path) -> Iterator[None]:
+    """Say plainly that a disk is full."""
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in FULL or any(text in str(error) for text in FULL_TEXTS)
+        if not full:
+            raise InputError(f"cannot write to {folder}: {error}") from error
+        raise InputError(
+            f"no room left to write {folder}: it holds all that was taken in so far; make room and scan again"
+        ) from error
+
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FULL_TEXTS = ("No space left", "StorageFull", "quota", "File too large", "os error 28", "os error 27")

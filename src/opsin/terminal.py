@@ -1,0 +1,164 @@
+"""What the commands share: the options, photos and networks from the command line, progress."""
+
+import json
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
+    from opsin.model import Model
+    from opsin.progress import Step
+
+TELL_EVERY = 10.0  # seconds between lines of progress where stderr is no terminal
+PHOTOS = click.argument("photos", nargs=-1, required=True, type=click.Path())
+MODEL_HELP = "Network: a zoo name, timm:NAME, torchvision:NAME, hf:NAME or FILE.py:FACTORY."
+WEIGHTS_HELP = "Checkpoint to load in place of the published weights, or 'random'."
+MODEL = click.option(
+    "--model", "-m", "model_name", default="tf_efficientnet_lite0", show_default=True, help=MODEL_HELP
+)
+WEIGHTS = click.option("--weights", default=None, help=WEIGHTS_HELP)
+OUT = click.option(
+    "--out", "-o", "folder", default=None, help="Output folder; by default named after the command."
+)
+
+
+def open_model(name: str, weights: str | None) -> "Model":
+    """The network that an option names."""
+    from opsin.zoo import load
+
+    return load(name, weights=weights)
+
+
+def open_photos(photos: tuple[str, ...], target: str | None = None) -> "list[tuple[str, Image]]":
+    """The photos, those in folders, and those of collections that show the target, with their names."""
+    from opsin.photos import decoded, folder_photos, open_photo
+
+    found = []
+    for path in photos:
+        if is_collection(path):
+            from opsin.collection.store import Collection
+
+            collection = Collection(path)
+            rows = collection.showing(target)
+            found += [(row.path, decoded(collection.source.read(row.path), row.path)) for row in rows]
+        else:
+            found += [(one.name, open_photo(one)) for one in folder_photos(path)]
+    return found
+
+
+def is_collection(path: str) -> bool:
+    """Whether a folder is a collection, told without opening its tables."""
+    try:
+        about = json.loads((Path(path) / "record.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(about, dict) and about.get("kind") == "Collection"
+
+
+def batches(opened: "list[tuple[str, Image]]", model: "Model", photos: str) -> "list[tuple[Tensor]]":
+    """The photos as a technique gets them from the command line."""
+    import torch
+
+    from opsin.images import fit, whole
+
+    if photos == "whole":
+        return [(whole(photo),) for _, photo in opened]
+    fitted = torch.stack([fit(photo, model) for _, photo in opened])
+    return [(fitted,)] if photos == "together" else [(one,) for one in fitted.split(1)]
+
+
+def whole_photos(paths: tuple[str, ...]) -> "list[Tensor]":
+    """Photos at their own size."""
+    from opsin.images import whole
+    from opsin.photos import open_photo
+
+    return [whole(open_photo(path)) for path in paths]
+
+
+@contextmanager
+def progress(every: int | None = None, *, climbs: bool = True) -> Iterator[list[Any]]:
+    """Tell steps on stderr: a bar on a terminal, else a line now and then. Gives the list of frames to keep.
+
+    Of pictures that are climbed the first interrupt ends the climb, and the picture so far is kept.
+    """
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        Task,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    from opsin.progress import Enough, listening
+
+    class Speed(ProgressColumn):
+        def render(self, task: Task) -> str:
+            return f"{task.speed:.3g}/s" if task.speed else ""
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        Speed(),
+        TimeRemainingColumn(),
+    )
+    console = Console(stderr=True)
+    frames: list[Any] = []
+    interrupted: list[int] = []
+    told = time.monotonic()
+
+    def interrupt(number: int, _: Any) -> None:
+        if interrupted:
+            raise KeyboardInterrupt
+        interrupted.append(number)
+
+    def show(step: "Step") -> None:
+        nonlocal told
+        text = step.label if step.score is None else f"{step.label}  score {step.score:.4g}"
+        begun.setdefault(step.label, (step.done, time.monotonic()))
+        if not console.is_terminal and time.monotonic() - told > TELL_EVERY:
+            told = time.monotonic()
+            speed = (step.done - begun[step.label][0]) / (told - begun[step.label][1])
+            left = f", {speed:.3g}/s, {(step.total - step.done) / speed:.0f} s left" if speed else ""
+            click.echo(f"{text}: {step.done} of {step.total}{left}", err=True)
+        if step.label not in tasks:
+            tasks[step.label] = bars.add_task(text)
+        bars.update(
+            tasks[step.label],
+            completed=step.done,
+            total=step.total,
+            description=text,
+            visible=step.done < step.total,
+        )
+        if step.images is None or not climbs:
+            if interrupted:
+                raise KeyboardInterrupt
+            return
+        if every and step.done % every == 0:
+            frames.append(step.images()[0].cpu())
+        if interrupted:
+            raise Enough
+
+    tasks: dict[str, Any] = {}
+    begun: dict[str, tuple[int, float]] = {}
+    before = signal.signal(signal.SIGINT, interrupt) if climbs else None
+    try:
+        with (
+            Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars,
+            listening(show),
+        ):
+            yield frames
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGINT, before)
