@@ -5,7 +5,7 @@ import os
 import pickle
 import sys
 import warnings
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
@@ -16,7 +16,7 @@ import ray.data
 from ray import cloudpickle
 
 from opsin.collection.decoding import Cut, decode
-from opsin.collection.scanning import Chunk, Growing, Job
+from opsin.collection.scanning import Chunk, Chunks, Growing, Job
 from opsin.collection.source import Entry, Source
 from opsin.progress import tell
 
@@ -25,7 +25,7 @@ NETWORKS = 2  # actors with a network each, unless more are asked for
 USER_MODULES = "opsin_user_"  # files of the user's own: workers cannot import them, so they travel by value
 
 
-def on_ray(job: Job, entries: Iterator[Entry], address: str | None = None) -> Generator[Chunk, None, None]:
+def on_ray(job: Job, entries: Iterator[Entry], address: str | None = None) -> Chunks:
     """Chunks as they come back, in any order. What dies is started again by Ray, and its chunks done anew.
 
     Without an address the cluster that this process is in, else a new one of this machine.

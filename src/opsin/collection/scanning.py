@@ -33,6 +33,7 @@ from opsin.photos import SUFFIXES
 from opsin.progress import tell
 from opsin.registry import versions
 
+Chunks = Generator["Chunk", None, None]
 Engine = Literal["local", "ray"]
 PACKAGES = ("opsin", "torch", "pylance", "pillow", "numpy")
 LEAST_CHUNK, MOST_CHUNK, CHUNKS = 256, 4096, 64  # images that are taken in at once: the total / 64, within
@@ -138,7 +139,7 @@ def _engine(
     return partial(on_ray, address=address)
 
 
-def local(job: Job, entries: Iterator[Entry]) -> Generator[Chunk, None, None]:
+def local(job: Job, entries: Iterator[Entry]) -> Chunks:
     """Files decoded by processes, seen by the network here.
 
     Where the work is ended from outside, the chunk that was begun is handed on as far as it came.
@@ -294,7 +295,7 @@ def _best(model: Model, output: Tensor) -> tuple[list[list[int]], list[list[floa
     return best.indices.tolist(), best.values.tolist()
 
 
-def _take_in(made: Collection, chunks: Generator[Chunk, None, None]) -> dict[str, str]:
+def _take_in(made: Collection, chunks: Chunks) -> dict[str, str]:
     """Append chunk by chunk; what could not be read, and why."""
     unread: dict[str, str] = {}
     with closing(chunks):
