@@ -19,6 +19,8 @@ check: .venv/check
 bench: .venv/bench
 	$(BIN)/python benchmarks/attribution.py
 	$(BIN)/python benchmarks/climbing.py
+	$(BIN)/python benchmarks/scanning.py
+	$(BIN)/python benchmarks/search.py
 
 docs: .venv/run
 	$(BIN)/python docs/build.py

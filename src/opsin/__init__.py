@@ -7,6 +7,14 @@ from opsin import registry
 
 if TYPE_CHECKING:
     from opsin.ascent import ascend as ascend
+    from opsin.collection.findings import Findings as Findings
+    from opsin.collection.map import map as map
+    from opsin.collection.mistakes import mistakes as mistakes
+    from opsin.collection.neighbours import leave_one_out as leave_one_out
+    from opsin.collection.neighbours import neighbours as neighbours
+    from opsin.collection.scanning import scan as scan
+    from opsin.collection.store import Collection as Collection
+    from opsin.collection.units import units as units
     from opsin.errors import InputError as InputError
     from opsin.errors import NetworkError as NetworkError
     from opsin.errors import OpsinError as OpsinError
@@ -31,6 +39,14 @@ if TYPE_CHECKING:
 
 _PUBLIC = {
     "ascend": "ascent",
+    "Findings": "collection.findings",
+    "map": "collection.map",
+    "mistakes": "collection.mistakes",
+    "leave_one_out": "collection.neighbours",
+    "neighbours": "collection.neighbours",
+    "scan": "collection.scanning",
+    "Collection": "collection.store",
+    "units": "collection.units",
     "InputError": "errors",
     "NetworkError": "errors",
     "OpsinError": "errors",

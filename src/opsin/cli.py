@@ -20,6 +20,7 @@ from opsin.terminal import (
     PHOTOS,
     WEIGHTS,
     batches,
+    open_collection,
     open_model,
     open_photos,
     progress,
@@ -100,6 +101,9 @@ def main() -> None:
     multiple=True,
     help="Run this one (may be repeated) in place of all that cost little.",
 )
+@click.option(
+    "--collection", type=click.Path(), default=None, help="Show what looks alike in it: see `opsin scan`."
+)
 @OUT
 def explain(
     photos: tuple[str, ...],
@@ -108,6 +112,7 @@ def explain(
     target: str | None,
     layer: str | None,
     techniques: tuple[str, ...],
+    collection: str | None,
     folder: str | None,
 ) -> None:
     """Explain photos on one page: the top classes, then every technique side by side."""
@@ -118,13 +123,20 @@ def explain(
 
     place = folder or "explain"
     with writing(place) as fresh:
+        alike = open_collection(collection) if collection else None
         opened = open_photos(photos, target)  # a wrong one is told before a network is built
         model = open_model(model_name, weights)
         ((images,),) = batches(opened, model, "together")
         names = [name for name, _ in opened]
         with progress(climbs=False):
             report = run(
-                model, images, target=target, layer=layer, techniques=list(techniques) or None, names=names
+                model,
+                images,
+                target=target,
+                layer=layer,
+                techniques=list(techniques) or None,
+                names=names,
+                collection=alike,
             )
             report.write_into(fresh)
     click.echo(Path(place) / "index.html")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, count, groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jaxtyping import Float
 from jinja2 import Environment, PackageLoader
@@ -21,20 +21,26 @@ from opsin.progress import steps
 from opsin.registry import Technique
 from opsin.results import CAUTION, PAGE, RECORD, Gallery, Pictures, Result, data_uri, writing
 
+if TYPE_CHECKING:
+    from opsin.collection.findings import Shot
+    from opsin.collection.store import Collection
+
 TOP = 5
 GENERAL = "network"  # folder of what is the same for every photo
 STRIP, MOST_SHOWN = 512, 24  # pixels of a picture that was made, and how many stand on the page
+NEAREST = 6  # images of a collection
 THUMBNAIL = 128  # pixels: galleries are drawn small on the page, at full size beside it
 
 
 @dataclass(frozen=True)
 class Section:
-    """One photo: its most probable classes with probabilities, and a result a technique."""
+    """One photo: its most probable classes with probabilities, a result a technique, and what looks alike."""
 
     name: str
     image: Float[Tensor, "1 3 h w"]
     top: tuple[tuple[str, float], ...]
     results: tuple[tuple[Technique, Result], ...]
+    near: "tuple[Shot, ...]" = ()
 
 
 @dataclass(frozen=True)
@@ -89,10 +95,12 @@ def explain(
     layer: str | None = None,
     techniques: str | Sequence[str] | None = None,
     names: Sequence[str] | None = None,
+    collection: "Collection | None" = None,
 ) -> Report:
     """Run every technique that costs little, or those named, on each photo.
 
-    `target` and `layer` go to the techniques that take them; `names` are the photos' headings.
+    `target` and `layer` go to the techniques that take them; `names` are the photos' headings. With a
+    `collection` the images of it that are nearest to each photo are shown.
     A technique that was not asked for and does not fit the network or the target is left out, and the report
     says why; one that was asked for raises its error.
     """
@@ -133,10 +141,16 @@ def explain(
         found[index] += result(technique, photos[index : index + 1])
     for name in {t.name for results in found for t, _ in results} & left_out.keys():
         left_out[name] = f"not on every photo: {left_out[name]}"
+    alike: list[tuple[Shot, ...]] = [()] * len(photos)
+    if collection is not None:
+        from opsin.collection.neighbours import neighbours  # noqa: PLC0415 (it stands on this module)
+
+        shots = neighbours(model, collection, photos, k=NEAREST, names=titles).shots
+        alike = [tuple(s for s in shots if s.group == title and not s.lead) for title in titles]
     general = [pair for t in chosen if not t.takes_images for pair in result(t)]
     sections = [
-        Section(name, photo[None], _top(model, photo[None]), tuple(sorted(results, key=_is_gallery)))
-        for name, photo, results in zip(titles, photos, found, strict=True)
+        Section(name, photo[None], _top(model, photo[None]), tuple(sorted(results, key=_is_gallery)), near)
+        for name, photo, results, near in zip(titles, photos, found, alike, strict=True)
     ]
     return Report(model, tuple(sections), tuple(general), tuple(sorted(left_out.items())))
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
+    from opsin.collection.store import Collection
     from opsin.model import Model
     from opsin.progress import Step
 
@@ -37,6 +38,13 @@ def open_model(name: str, weights: str | None) -> "Model":
     return load(name, weights=weights)
 
 
+def open_collection(folder: str) -> "Collection":
+    """The collection that an option names."""
+    from opsin.collection.store import Collection
+
+    return Collection(folder)
+
+
 def open_photos(photos: tuple[str, ...], target: str | None = None) -> "list[tuple[str, Image]]":
     """The photos, those in folders, and those of collections that show the target, with their names."""
     from opsin.photos import decoded, folder_photos, open_photo
@@ -44,9 +52,7 @@ def open_photos(photos: tuple[str, ...], target: str | None = None) -> "list[tup
     found = []
     for path in photos:
         if is_collection(path):
-            from opsin.collection.store import Collection
-
-            collection = Collection(path)
+            collection = open_collection(path)
             rows = collection.showing(target)
             found += [(row.path, decoded(collection.source.read(row.path), row.path)) for row in rows]
         else:

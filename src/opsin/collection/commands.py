@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from opsin.terminal import MODEL, MODEL_HELP, OUT, WEIGHTS, open_model, open_photos, progress
+from opsin.terminal import MODEL, MODEL_HELP, OUT, WEIGHTS, open_collection, open_model, open_photos, progress
 
 if TYPE_CHECKING:
     from opsin.collection.store import Collection
@@ -63,7 +63,6 @@ def scan(
     """
     from opsin.collection.scanning import scan as run
     from opsin.collection.source import Source
-    from opsin.collection.store import Collection
 
     Source(folder)  # a wrong one is told before a network is built
     model = open_model(model_name, weights)
@@ -72,7 +71,7 @@ def scan(
             made = run(folder, model, folder_out, layers=layers or None, **settings)
     except KeyboardInterrupt:
         click.echo(
-            f"opsin: stopped; {len(Collection(folder_out)):,} images are kept, the same command goes on",
+            f"opsin: stopped; {len(open_collection(folder_out)):,} images are kept, the same command goes on",
             err=True,
         )
         sys.exit(130)
@@ -92,12 +91,16 @@ def scan(
 @click.option("-k", type=click.IntRange(1), default=10, show_default=True, help="How many.")
 @LAYER
 @METRIC
+@click.option(
+    "--index", is_flag=True, help="Build an index and ask it: faster beyond some millions, not always exact."
+)
 @OUT
 def neighbours(
     collection: str,
     photos: tuple[str, ...],
     model_name: str | None,
     weights: str | None,
+    index: bool,
     folder: str | None,
     **settings: Any,
 ) -> None:
@@ -109,6 +112,8 @@ def neighbours(
     from opsin.collection.neighbours import neighbours as run
 
     if not photos:
+        if index:
+            raise click.UsageError("leave-one-out accuracy is exact: --index goes with photos")
         _find(collection, folder or "neighbours", lambda opened: leave_one_out(opened, **settings))
         return
     given = open_photos(photos)
@@ -120,7 +125,7 @@ def neighbours(
 
         model = _model(opened, model_name, weights)
         images = torch.stack([fit(photo, model) for _, photo in given])
-        return run(model, opened, images, names=[name for name, _ in given], **settings)
+        return run(model, opened, images, names=[name for name, _ in given], index=index, **settings)
 
     _find(collection, folder or "neighbours", find)
 
@@ -205,10 +210,9 @@ def _model(collection: "Collection", name: str | None, weights: str | None) -> "
 
 def _find(collection: str, place: str, find: "Callable[[Collection], Any]") -> None:
     """Write what is found in a collection, and tell where its page is."""
-    from opsin.collection.store import Collection
     from opsin.results import PAGE, writing
 
-    opened = Collection(collection)
+    opened = open_collection(collection)
     with writing(place) as fresh:
         with progress(climbs=False):
             found = find(opened)

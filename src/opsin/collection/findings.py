@@ -40,6 +40,11 @@ class Shot:
         return cls(group, caption, buffer.getvalue(), lead)
 
     @property
+    def uri(self) -> str:
+        """The picture inside a `data:` address."""
+        return f"data:image/jpeg;base64,{base64.b64encode(self.data).decode()}"
+
+    @property
     def picture(self) -> Image.Image:
         """The picture."""
         return Image.open(io.BytesIO(self.data)).convert("RGB")
@@ -77,7 +82,7 @@ class Findings(Result):
 
     def html(self) -> str:
         """The page."""
-        return page("findings.html", result=self, uri=_uri)
+        return page("findings.html", result=self)
 
     def write_into(self, place: Path) -> None:
         """Write the files of `save`, the page and `facts.json`."""
@@ -127,7 +132,3 @@ def seen_as(collection: Collection, row: Row) -> str:
     label = [f"labelled {collection.named(row.label)}"] if row.label else []
     seen = [f"seen as {collection.label(row.classes[0])}, {row.probabilities[0]:.0%}"] if row.classes else []
     return "; ".join(label + seen)
-
-
-def _uri(shot: Shot) -> str:
-    return f"data:image/jpeg;base64,{base64.b64encode(shot.data).decode()}"

@@ -16,6 +16,7 @@ from opsin.errors import InputError
 from opsin.model import Model
 from opsin.progress import steps
 from opsin.report import headings
+from opsin.results import noting
 
 PAPER = "Krizhevsky, Sutskever, Hinton: ImageNet Classification with Deep CNNs, 2012 (figure 4)"
 KNN_PAPER = "Cover, Hart: Nearest Neighbor Pattern Classification, 1967"
@@ -30,12 +31,14 @@ def neighbours(
     k: int = 10,
     layer: str | None = None,
     metric: Metric = "cosine",
+    index: bool = False,
     names: Sequence[str] | None = None,
 ) -> Findings:
     """The images of a collection nearest to photos in a layer's pooled features: f = mean over positions.
 
-    The distance is 1 - cos(f, f') or |f - f'|, the search exact. By default the layer is the collection's
-    first. `names` are the photos' headings.
+    The distance is 1 - cos(f, f') or |f - f'|, the search exact unless an `index` is asked for, or needed
+    because the features have outgrown the memory. By default the layer is the collection's first. `names`
+    are the photos' headings.
 
     Raises `InputError` on a collection of another network, layer or preprocessing.
     """
@@ -45,7 +48,8 @@ def neighbours(
         raise InputError(f"k is at least 1, not {k}")
     layer = collection.about.layers[collection.layer(layer)].name
     titles = headings(names or [f"photo {i}" for i in range(len(photos))])
-    found = nearest(collection, pooled(model, photos, layer), k, layer=layer, metric=metric)
+    with noting() as notes:
+        found = nearest(collection, pooled(model, photos, layer), k, layer=layer, metric=metric, index=index)
     shots, facts = [], []
     for title, photo, places, distances in zip(titles, photos, found.rows, found.distances, strict=True):
         shots.append(Shot.of(title, "the photo", colour.photo(photo), lead=True))
@@ -59,13 +63,13 @@ def neighbours(
             seen = collection.label(row.classes[0]) if row.classes else None
             said.append({"path": row.path, "distance": distance, "label": row.label, "class": seen})
         facts.append({"photo": title, "neighbours": said})
-    settings = {"k": k, "layer": layer, "metric": metric}
+    settings = {"k": k, "layer": layer, "metric": metric, "index": index}
     return Findings(
         f"Nearest to {titles[0]}" if len(titles) == 1 else f"Nearest to {len(titles)} photos",
         f"The {k} images of {len(collection):,} whose features at {layer} are nearest by {metric} distance.",
         tuple(shots),
         facts={**settings, "photos": facts},
-        record=record(collection, "neighbours", PAPER, settings),
+        record=record(collection, "neighbours", PAPER, settings, notes),
     )
 
 

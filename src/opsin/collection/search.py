@@ -11,9 +11,10 @@ distance is half the squared distance of vectors of length one.
 """
 
 import json
+import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -24,13 +25,19 @@ from torch import Tensor
 
 from opsin.collection.store import BATCH, CACHE, Collection, feature_column, matrix
 from opsin.errors import InputError
+from opsin.results import CAUTION, note
 
 Metric = Literal["cosine", "euclidean"]
+Take = Callable[[Tensor], Tensor]  # row numbers -> these rows, as they are
 ALIGNMENT = 32  # columns: what the matrix units of CPUs take at once
 GROUP = 64  # rows of which first the nearest alone is looked at
 QUERIES = 64  # at once
 ROUNDING = 2.0**-8  # of bfloat16, relative
 SLACK = 4e-5  # of squared norms held as two bfloat16 and of sums in float32, relative to the norms
+FREE_SHARE = 0.8  # of the free memory that a coarse matrix may take
+LEAST_INDEXED = 4096  # rows; fewer are searched faster without an index
+PROBES, REFINED = 32, 16  # lists of the index that are looked through; candidates for one answer
+LANCE_METRICS = {"cosine": "cosine", "euclidean": "L2"}
 EXTRA = 4  # columns: the squared norm as the sum of two numbers, and twice a one for the query's
 
 
@@ -79,7 +86,7 @@ class Coarse:
         self,
         queries: Float[Tensor, "q d"],
         k: int,
-        take: Callable[[Int[Tensor, " m"]], Float[Tensor, "m d"]],
+        take: Take,
     ) -> Nearest:
         """The rows of the least Euclidean distance; `take` gives rows as they are."""
         parts = [self._nearest(part, k, take) for part in queries.split(QUERIES)]
@@ -89,7 +96,7 @@ class Coarse:
         self,
         queries: Float[Tensor, "q d"],
         k: int,
-        take: Callable[[Int[Tensor, " m"]], Float[Tensor, "m d"]],
+        take: Take,
     ) -> Nearest:
         wanted = min(k, self.count)
         rounded = _rounded(queries, self.columns, query=True)
@@ -98,26 +105,29 @@ class Coarse:
         away = (queries.double() - rounded[:, : self.width].double() / 2).norm(dim=1)  # |q - q̃|
         groups = min(wanted, best.shape[1])
         first = best.topk(groups, 1).indices  # the k nearest coarse groups hold k near rows
-        found, distances = [], []
-        for index, query in enumerate(queries):
-            near = scores[index].view(-1, GROUP)[first[index]]  # (groups, GROUP)
-            picked = near.flatten().float().topk(wanted).indices
-            rows = (first[index][picked // GROUP] * GROUP + picked % GROUP).unique()
-            reach = _distances(query, take(rows)).max()  # k rows lie as near as this
-            limit = (reach + away[index] + self.error) ** 2
-            limit = (limit + SLACK * (self.norm + float(query.double().square().sum()))) / (1 - ROUNDING)
-            open_groups = (best[index].float() >= -limit).nonzero().flatten()
-            inside = (scores[index].view(-1, GROUP)[open_groups].float() >= -limit).nonzero()  # (m, 2)
-            rows = open_groups[inside[:, 0]] * GROUP + inside[:, 1]
-            rows = rows[rows < self.count]
-            exact = _distances(query, take(rows))
-            order = exact.sort(stable=True).indices[:wanted]  # equal ones in the order of the rows
-            found.append(rows[order])
-            distances.append(exact[order])
+        near = [_of_groups(own, one).float() for own, one in zip(scores, first, strict=True)]
+        picked = [one.topk(wanted).indices for one in near]
+        rows = [one[p // GROUP] * GROUP + p % GROUP for one, p in zip(first, picked, strict=True)]
+        # k rows lie as near as this
+        reach = torch.stack([one.max() for one in _distances(queries, rows, take)])
+        limits = (reach + away + self.error).square()
+        limits += SLACK * (self.norm + queries.double().square().sum(1))
+        limits /= 1 - ROUNDING
+        rows = []
+        for own, groups_best, limit in zip(scores, best, limits, strict=True):
+            near_groups = (groups_best.float() >= -limit).nonzero().flatten()
+            inside = (_of_groups(own, near_groups).float() >= -limit).nonzero().flatten()
+            found = near_groups[inside // GROUP] * GROUP + inside % GROUP
+            rows.append(found[found < self.count])
+        exact = _distances(queries, rows, take)
+        # of equal ones the first row first
+        orders = [one.sort(stable=True).indices[:wanted] for one in exact]
+        found = torch.stack([one[order] for one, order in zip(rows, orders, strict=True)])
+        distances = torch.stack([one[order] for one, order in zip(exact, orders, strict=True)])
         missing = (0, k - wanted)
         return Nearest(
-            torch.nn.functional.pad(torch.stack(found), missing, value=-1),
-            torch.nn.functional.pad(torch.stack(distances), missing, value=torch.inf),
+            torch.nn.functional.pad(found, missing, value=-1),
+            torch.nn.functional.pad(distances, missing, value=torch.inf),
         )
 
 
@@ -128,11 +138,13 @@ def nearest(
     *,
     layer: str | None = None,
     metric: Metric = "cosine",
+    index: bool = False,
 ) -> Nearest:
     """The images of a collection whose features are nearest, by row.
 
     Cosine distance is 1 - cos, Euclidean distance |q - x|. The first search of a collection rounds its
-    features into the cache.
+    features into the cache; where that would not fit into the free memory, or with `index`, it builds an
+    index of Lance's instead, whose answers are near but not always the nearest: a note says so.
     """
     number = collection.layer(layer)
     width = collection.about.layers[number].channels
@@ -141,6 +153,10 @@ def nearest(
     table = collection.images
     if table is None:
         raise InputError(f"{collection.folder} holds no images yet")
+
+    if index or 2 * table.count_rows() * width > FREE_SHARE * _free_memory():
+        note(f"{CAUTION}found with an approximate index: some nearer images may be missing")
+        return _indexed(collection, queries.float(), k, number, metric)
 
     def shaped(values: Tensor) -> Tensor:
         return unit(values) if metric == "cosine" else values
@@ -168,13 +184,68 @@ def nearest(
     return Nearest(found.rows, found.distances.square() / 2) if metric == "cosine" else found
 
 
+def _indexed(
+    collection: Collection, queries: Float[Tensor, "q d"], k: int, layer: int, metric: Metric
+) -> Nearest:
+    """The answer of Lance's index, which is built where the features that there are now have none."""
+    table, column = collection.images, feature_column(layer)
+    assert table is not None
+    count, width = table.count_rows(), queries.shape[1]
+    name = f"{column}_{metric}"
+    known = {one.name for one in table.describe_indices()}
+    if count >= LEAST_INDEXED and name not in known:
+        for other in known & {f"{column}_{one}" for one in LANCE_METRICS}:
+            table.drop_index(other)  # Lance uses but one index of a column
+        parts = next(d for d in (16, 8, 4, 2, 1) if width % d == 0)
+        table.create_index(
+            column,
+            "IVF_PQ",
+            name=name,
+            metric=LANCE_METRICS[metric],
+            num_partitions=int(count**0.5),
+            num_sub_vectors=width // parts,
+        )
+    order = collection.ids()
+    by_id = order.argsort()
+    rows, distances = [], []
+    for query in queries:
+        asked = {"column": column, "q": query.numpy(), "k": k, "metric": LANCE_METRICS[metric]}
+        found = table.to_table(
+            columns=["id", "_distance"], nearest={**asked, "nprobes": PROBES, "refine_factor": REFINED}
+        )
+        places = by_id[order.searchsorted(found["id"].to_numpy(), sorter=by_id)]
+        away = torch.tensor(found["_distance"].to_numpy(), dtype=torch.float64)
+        missing = (0, k - len(places))
+        rows.append(torch.nn.functional.pad(torch.tensor(places), missing, value=-1))
+        distances.append(torch.nn.functional.pad(away, missing, value=torch.inf))
+    away = torch.stack(distances)
+    return Nearest(torch.stack(rows), away if metric == "cosine" else away.clamp(min=0).sqrt())
+
+
+def _free_memory() -> int:
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
 def unit(values: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
     """Vectors of length one; nought stays nought."""
     return torch.nn.functional.normalize(values.float(), dim=1)
 
 
-def _distances(query: Float[Tensor, " d"], rows: Float[Tensor, "m d"]) -> Float[Tensor, " m"]:
-    return (rows.double() - query.double()).square().sum(1).sqrt()
+def _of_groups(scores: Float[Tensor, " rows"], groups: Int[Tensor, " g"]) -> Float[Tensor, " members"]:
+    """The scores of the rows of some groups."""
+    return scores.view(-1, GROUP)[groups].flatten()
+
+
+def _distances(
+    queries: Float[Tensor, "q d"], rows: Sequence[Int[Tensor, " _"]], take: Take
+) -> list[Float[Tensor, " _"]]:
+    """Of each query to its rows, which are all taken at once."""
+    every = torch.cat(list(rows)).unique()
+    values = take(every).double()
+    return [
+        (values[torch.searchsorted(every, own)] - query).square().sum(1).sqrt()
+        for query, own in zip(queries.double(), rows, strict=True)
+    ]
 
 
 def _rounded(values: Float[Tensor, "m d"], columns: int, *, query: bool) -> Float[Tensor, "m columns"]:
