@@ -3,7 +3,7 @@
 import io
 import warnings
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ WIDEST = 64  # of a longer photo only the middle can be seen behind the centre c
 BACKGROUND = (255, 255, 255)  # what shows through transparent pixels
 
 
+@runtime_checkable
 class Frame(Protocol):
     """How a photo is cut and resized for a network; a `Model` is one."""
 

@@ -72,6 +72,8 @@ def _decode(source: Source, entry: Entry, cut: Cut) -> Decoded | Unread:
         return Unread(entry.path, str(error))
     except MemoryError:
         return Unread(entry.path, f"{entry.path} is too large for the memory")
+    except Exception as error:  # Pillow lets struct.error, RuntimeError, TypeError and others through
+        return Unread(entry.path, f"{entry.path} cannot be read: {error}")
     pixels = fitted(photo, cut)
     width, height = photo.size
     photo.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.BICUBIC, reducing_gap=2.0)
@@ -97,33 +99,49 @@ def decoding(
     try:
         while True:
             while len(waiting) < workers * AHEAD and (task := tuple(islice(entries, TASK))):
-                waiting.append((task, pool.submit(decode, source, task, cut)))
+                waiting.append((task, _given(pool, source, task, cut)))
             if not waiting:
                 return
             task, future = waiting[0]
             try:
                 found = future.result()
-                restarts = 0
             except BrokenProcessPool:
                 pool.shutdown(cancel_futures=True)
-                pool = _pool(workers)
                 restarts += 1
-                if restarts > RESTARTS:
-                    found = [
-                        Unread(entry.path, "the process that decodes it dies each time") for entry in task
-                    ]
-                    waiting = [
-                        (task, future),
-                        *((one, pool.submit(decode, source, one, cut)) for one, _ in waiting[1:]),
-                    ]
-                    restarts = 0
-                else:
-                    waiting = [(one, pool.submit(decode, source, one, cut)) for one, _ in waiting]
+                if restarts <= RESTARTS:
+                    pool = _pool(workers)
+                    waiting = [(one, _given(pool, source, one, cut)) for one, _ in waiting]
                     continue
+                found = list(_one_by_one(source, task, cut))  # it may be another task's file that kills
+                pool = _pool(workers)
+                waiting = [waiting[0], *((one, _given(pool, source, one, cut)) for one, _ in waiting[1:])]
+            restarts = 0
             waiting.pop(0)
             yield from found
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _given(
+    pool: ProcessPoolExecutor, source: Source, task: tuple[Entry, ...], cut: Cut
+) -> Future[list[Decoded | Unread]]:
+    """A task handed to the pool; where that is broken already, its error as the result."""
+    try:
+        return pool.submit(decode, source, task, cut)
+    except BrokenProcessPool as error:
+        broken: Future[list[Decoded | Unread]] = Future()
+        broken.set_exception(error)
+        return broken
+
+
+def _one_by_one(source: Source, task: tuple[Entry, ...], cut: Cut) -> Iterator[Decoded | Unread]:
+    """Files of which one may kill the process that decodes it, each in a process that no other needs."""
+    for entry in task:
+        with _pool(1) as pool:
+            try:
+                yield from _given(pool, source, (entry,), cut).result()
+            except BrokenProcessPool:
+                yield Unread(entry.path, f"{entry.path} cannot be read: the process that decodes it dies")
 
 
 def _pool(workers: int) -> ProcessPoolExecutor:

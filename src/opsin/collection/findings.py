@@ -129,6 +129,9 @@ def record(
 
 def seen_as(collection: Collection, row: Row) -> str:
     """The class that the network put an image in, with its probability, and its label where there is one."""
-    label = [f"labelled {collection.named(row.label)}"] if row.label else []
-    seen = [f"seen as {collection.label(row.classes[0])}, {row.probabilities[0]:.0%}"] if row.classes else []
-    return "; ".join(label + seen)
+    label = collection.named(row.label).split(",")[0] if row.label else ""
+    seen = collection.label(row.classes[0]).split(",")[0] if row.classes else ""
+    chance = f", {row.probabilities[0]:.0%}" if row.classes else ""
+    if label == seen:
+        return f"{label}{chance}" if label else ""
+    return "; ".join([f"labelled {label}"] * bool(label) + [f"seen as {seen}{chance}"] * bool(seen))

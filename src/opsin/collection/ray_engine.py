@@ -55,9 +55,9 @@ def on_ray(job: Job, entries: Iterator[Entry], address: str | None = None) -> Ch
             )
             for row in found.iter_rows():
                 chunk: Chunk = pickle.loads(row["chunk"])
+                yield chunk  # and then tell: a listener that raises does not lose it
                 done += chunk.files
                 tell("scan", done, job.total)
-                yield chunk
     finally:
         if ours:
             ray.shutdown()

@@ -90,7 +90,7 @@ def scan(
     named = None if labels is None else _read_labels(Path(labels))
     facts = About(source.root, store.about_model(model), model.labels, abouts, top, versions(PACKAGES))
     with store.writing(place):
-        made = store.create(place, facts)
+        made = store.create(place, facts, model)
         with tempfile.TemporaryFile("w+", encoding="utf-8", errors="surrogateescape") as spool:
             _spool(source, spool)
             made.write_labels(_labelled(spool, named))
@@ -200,22 +200,30 @@ class Growing:
         A smaller last one is filled up with black, so that an image gives the same numbers whatever
         it came with.
         """
+        good = [one for one in group if isinstance(one, Decoded)]
+        tallies, columns = self._seen(good) if good else (self.tallies, {})
+        # An interrupt above leaves the chunk as it was.
         self.size += len(group)
         self.unread += [one for one in group if isinstance(one, Unread)]
-        good = [one for one in group if isinstance(one, Decoded)]
-        if not good:
-            return
+        self.tallies = tallies
+        for name, values in columns.items():
+            self.columns[name] += values
+
+    def _seen(self, good: Sequence[Decoded]) -> tuple[list[Tally], dict[str, list[Any]]]:
+        """The tallies with these images, and their rows."""
         pixels = np.zeros((self.batch, *self.model.size, 3), np.uint8)
         pixels[: len(good)] = np.stack([one.pixels for one in good])
         images = torch.from_numpy(pixels).to(self.model.device).permute(0, 3, 1, 2) / 255  # -> (n, 3, h, w)
         run = self.model.run(images, (*self.layers, "output"))
         ids = torch.tensor([one.entry.id for one in good])
+        tallies, features = [], {}
         for number, layer in enumerate(self.layers):
             maps = as_maps(run.channels(layer)[: len(good)])
-            self.tallies[number] = self.tallies[number].merged(Tally.of(maps, ids, self.top))
-            self.columns[store.feature_column(number)] += [run.pooled(layer)[: len(good)].float().cpu()]
+            tallies.append(self.tallies[number].merged(Tally.of(maps, ids, self.top)))
+            features[store.feature_column(number)] = [run.pooled(layer)[: len(good)].float().cpu()]
         classes, probabilities = _best(self.model, run["output"][: len(good)])
-        for name, values in {
+        return tallies, {
+            **features,
             "id": ids.tolist(),
             "path": [os.fsencode(one.entry.path) for one in good],
             "version": [one.entry.version for one in good],
@@ -225,8 +233,7 @@ class Growing:
                 name: [getattr(one, name) for one in good]
                 for name in ("sha256", "width", "height", "thumbnail")
             },
-        }.items():
-            self.columns[name] += values
+        }
 
     def cut(self) -> Chunk:
         """The chunk as it is; a new one begins."""
@@ -358,7 +365,7 @@ def _labelled(spool: IO[str], named: Mapping[str, str] | None) -> Iterator[pa.Re
 def _label(entry: Entry, named: Mapping[str, str] | None) -> str | None:
     path = PurePosixPath(entry.path)
     if named is None:
-        return path.parent.name or None
+        return os.fsencode(path.parent.name).decode("utf-8", "replace") or None
     return named.get(entry.path, named.get(path.name))
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
+from stat import S_ISREG
 from typing import Any
 
 from opsin.errors import InputError, unknown
@@ -84,7 +85,7 @@ class Source:
     def _local_entries(self, folder: Path, prefix: str, seen: set[tuple[int, int]]) -> Iterator[Entry]:
         try:
             about = folder.stat()
-            if (about.st_dev, about.st_ino) in seen or (prefix and _is_ours(folder)):
+            if (about.st_dev, about.st_ino) in seen or (prefix and _is_ours(folder / RECORD)):
                 return
             seen.add((about.st_dev, about.st_ino))
             found = sorted(os.scandir(folder), key=lambda one: one.name)
@@ -94,20 +95,29 @@ class Source:
             return  # a folder below that may not be read holds no images for us
         for one in found:
             path = prefix + one.name
-            if one.is_dir():
+            try:
+                below = one.is_dir()
+            except OSError:  # a link to itself
+                below = False
+            if below:
                 yield from self._local_entries(folder / one.name, f"{path}/", seen)
             elif Path(one.name).suffix.lower() in SUFFIXES:
                 try:
                     stat = one.stat()
-                    yield Entry(path, stat.st_size, str(stat.st_mtime_ns))
                 except OSError:
                     yield Entry(path, 0, "broken link")
+                    continue
+                if S_ISREG(stat.st_mode):  # no pipe, which would be waited for without end
+                    yield Entry(path, stat.st_size, str(stat.st_mtime_ns))
 
     def _remote_entries(self) -> Iterator[Entry]:
         system, base = self._remote
         base = base.rstrip("/")
         try:
             for folder, folders, files in system.walk(base, detail=True):
+                if RECORD in files and folder != base and _ours(system.cat_file(f"{folder}/{RECORD}")):
+                    folders.clear()
+                    continue
                 folders_in_order = dict(sorted(folders.items()))
                 folders.clear()
                 folders.update(folders_in_order)
@@ -121,8 +131,15 @@ class Source:
             raise InputError(f"{self.root} cannot be listed: {error}") from error
 
 
-def _is_ours(folder: Path) -> bool:
+def _is_ours(record: Path) -> bool:
     try:
-        return "kind" in json.loads((folder / RECORD).read_text("utf-8"))
-    except (OSError, ValueError, TypeError):
+        return _ours(record.read_bytes())
+    except OSError:
+        return False
+
+
+def _ours(record: bytes) -> bool:
+    try:
+        return "kind" in json.loads(record.decode("utf-8", "surrogateescape"))
+    except (ValueError, TypeError):
         return False

@@ -264,7 +264,7 @@ class Collection:
     def unread(self) -> dict[str, str]:
         """The files that the last scan could not read, and why."""
         place = self.folder / "unread.json"
-        return json.loads(place.read_text("utf-8")) if place.is_file() else {}
+        return json.loads(place.read_text("utf-8", "surrogateescape")) if place.is_file() else {}
 
     # What follows writes, under the lock of `writing`.
 
@@ -358,17 +358,18 @@ def about_model(model: Model) -> dict[str, Any]:
     return facts | {key: _plain(getattr(model, key)) for key in PREPROCESSING}
 
 
-def create(folder: Path, about: About) -> Collection:
+def create(folder: Path, about: About, model: Model) -> Collection:
     """The collection in `folder`, made where there is none. Raises `InputError` where it was made with
     another network, other layers or another root."""
     facts = _facts(folder)
     if facts is None:
-        if folder.exists() and any(one.name != LOCK for one in folder.iterdir()):
+        if folder.exists() and any(one.name not in BEGUN for one in folder.iterdir()):
             raise InputError(f"{folder} holds something that is no collection: choose another with -o")
         with _room(folder):
             whole = {"kind": KIND, "format": FORMAT, "about": asdict(about)}
             _write_whole(folder / RECORD, json.dumps(whole, indent=2, ensure_ascii=False) + "\n")
     made = Collection(folder)
+    made.check(model)
     theirs, ours = made.about, about
     differing = [
         f"{name} {_said(getattr(theirs, name))}, not {_said(getattr(ours, name))}"
@@ -398,6 +399,8 @@ def writing(folder: Path) -> Iterator[None]:
 
 
 LOCK = ".lock"
+FRESH = ".fresh"
+BEGUN = (LOCK, Path(RECORD).with_suffix(FRESH).name)  # what a scan leaves that was cut off at once
 PREPROCESSING = ("size", "mean", "std", "crop", "interpolation", "squash")
 ROW = (
     pa.field("id", pa.int64()),
@@ -444,7 +447,7 @@ def _opened(path: Path) -> "lance.LanceDataset | None":
 def _facts(folder: Path) -> dict[str, Any] | None:
     """What the record of a collection says; `None` where there is none."""
     try:
-        facts = json.loads((folder / RECORD).read_text("utf-8"))
+        facts = json.loads((folder / RECORD).read_text("utf-8", "surrogateescape"))
     except (OSError, ValueError):
         return None
     return facts if isinstance(facts, dict) and facts.get("kind") == KIND else None
@@ -460,7 +463,7 @@ def _said(value: Any) -> str:
 
 def _write_whole(path: Path, text: str) -> None:
     """A file that is there whole or not at all."""
-    fresh = path.with_suffix(".fresh")
+    fresh = path.with_suffix(FRESH)
     fresh.write_text(text, "utf-8", errors="surrogateescape")
     fresh.replace(path)
 

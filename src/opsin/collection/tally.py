@@ -17,7 +17,8 @@ NONE = -1  # the id of no image, where fewer than k have been seen
 class Tally:
     """The k greatest values a channel, one an image, with the image's id and the place in the maps.
 
-    Equal values are in the order of the ids. `count` is of positions; `sums`, `squares` and `active` (how
+    Equal values are in the order of the ids; maps that hold NaN, or nothing above minus infinity, are in no
+    channel's list. `count` is of positions; `sums`, `squares` and `active` (how
     many positions are above zero) are over all positions of all images.
     """
 
@@ -45,10 +46,12 @@ class Tally:
         peaks, places = flat.max(2)  # (n, c) each
         each = (flat.sum(2), torch.linalg.vector_norm(flat, dim=2), (flat > 0).sum(2))
         sums, norms, active = (one.double().cpu() for one in each)  # (n, c) each
+        peaks, places, ids = peaks.T.cpu(), places.T.cpu(), ids.expand(c, n)
+        some = peaks > -torch.inf  # not NaN
         found = cls(
-            peaks.T.cpu().nan_to_num(nan=-torch.inf),
-            ids.expand(c, n),
-            places.T.cpu(),
+            peaks.where(some, -torch.inf),
+            ids.where(some, NONE),
+            places.where(some, NONE),
             sums.sum(0),
             norms.square().sum(0),
             active.sum(0),
