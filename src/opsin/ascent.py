@@ -70,14 +70,13 @@ def ascend(
     change the parameters after every step. A picture larger than a `tile` is worked tile by tile,
     exactly where the objective is of `terms`, else each tile for itself: memory does not grow with it.
     `state` is an earlier step's: the climb goes on from there, of Adam and plain gradients with the same
-    bits as without the break. L-BFGS over pixels does not keep them in [0, 1] on its way, which only losses
-    with a bottom (a match, a Gram match) put up with.
+    bits as without the break. L-BFGS may leave [0, 1]; the score is that of the clipped pictures.
 
     Raises `InputError` where the score does not depend on the image, and on transforms with `lbfgs`, whose
     line search compares evaluations, or a rate of zero; `NetworkError` where the score is no longer a number.
     """
     if optimiser == "lbfgs":
-        _check_search(transforms, rate)
+        transforms = _searched(transforms, rate)
     canvas = canvas or Pixels()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -135,12 +134,18 @@ def ascend(
         yield Step(number, scored[0], images, remembered)
 
 
-def _check_search(transforms: Sequence[Transform], rate: float) -> None:
-    """Raise `InputError` on what a line search cannot work with."""
+def clipped(images: Float[Tensor, "n 3 h w"], _: torch.Generator) -> Float[Tensor, "n 3 h w"]:
+    """The images in [0, 1]: a pixel beyond has no gradient."""
+    return images.clamp(0, 1)
+
+
+def _searched(transforms: Sequence[Transform], rate: float) -> list[Transform]:
+    """What a line search changes images by. Raises `InputError` on what it cannot work with."""
     if transforms:
         raise InputError("lbfgs compares evaluations, which random transforms change: use adam")
     if rate == 0:
         raise InputError("lbfgs needs a rate above zero")
+    return [clipped]
 
 
 def _climber(optimiser: Optimiser, parameters: Tensor, rate: float) -> torch.optim.Optimizer:

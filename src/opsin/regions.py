@@ -13,7 +13,8 @@ from opsin.errors import NetworkError
 from opsin.model import Activations, Call, Model
 from opsin.progress import steps
 
-DEFAULTS = (None, None, None, 1, 0, 1)  # of torch.conv2d: input, weight, bias, stride, padding, dilation
+NAMES = ("input", "weight", "bias", "stride", "padding", "dilation")  # of torch.conv2d's arguments
+DEFAULTS = {"stride": 1, "padding": 0, "dilation": 1}
 
 
 @dataclass(frozen=True)
@@ -39,11 +40,13 @@ class _OneChannel(TorchFunctionMode):
     ) -> Any:
         if func is not torch.conv2d:
             return func(*args, **(kwargs or {}))
-        image, weight, _, stride, padding, dilation = (*args, *DEFAULTS[len(args) :])[:6]
-        reached = image.isnan().any(1, keepdim=True)
-        one = torch.where(reached, torch.nan, 0).to(weight)
-        wide = torch.conv2d(one, torch.ones_like(weight[:1, :1]), None, stride, padding, dilation)
-        return wide.repeat(1, len(weight), 1, 1)
+        given = {**DEFAULTS, **dict(zip(NAMES, args, strict=False)), **(kwargs or {})}
+        weight, (stride, padding, dilation) = given["weight"], (given[name] for name in DEFAULTS)
+        reached = given["input"].isnan().any(1, keepdim=True).float()
+        # of ones and noughts, as in half precision or by transforms NaN reaches more than it should
+        kernel = torch.ones_like(weight[:1, :1], dtype=torch.float32)
+        wide = torch.conv2d(reached, kernel, None, stride, padding, dilation) > 0.5
+        return torch.where(wide, torch.nan, 0).to(weight).repeat(1, len(weight), 1, 1)
 
 
 @dataclass(frozen=True)
@@ -62,15 +65,23 @@ class Fields:
 def fields(model: Model, layer: str) -> Fields:
     """The receptive fields of all units of a layer with a spatial extent.
 
-    Raises `NetworkError` where the layer has none.
+    Of units that the experiment does not reach (`torch.where` and the like may take NaN out) it is the
+    whole image. Raises `NetworkError` where the layer has none.
     """
     call = model.call(layer)
     if call is None or call.extent is None:
         raise NetworkError(f"layer {layer!r} has no spatial extent: every unit sees the whole image")
     rows, columns = call.extent
+
+    def between(first: int, last: int, side: int) -> tuple[int, int]:
+        return (first, last) if first < last else (0, side)
+
     return Fields(
         *(
-            tuple((edges[start, layer, unit], side - edges[end, layer, unit]) for unit in range(count))
+            tuple(
+                between(edges[start, layer, unit], side - edges[end, layer, unit], side)
+                for unit in range(count)
+            )
             for start, end, side, count in (
                 ("top", "bottom", model.size[0], rows),
                 ("left", "right", model.size[1], columns),

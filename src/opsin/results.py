@@ -28,7 +28,8 @@ from opsin.errors import InputError
 RECORD = "record.json"
 VALUES = "values.npz"
 PAGE = "index.html"
-OWN_FILES = re.compile(rf"{RECORD}|{VALUES}|{PAGE}|\d{{3,}}\.png|animation\.(gif|webp)")
+FACTS = "facts.json"
+OWN_FILES = re.compile(rf"{RECORD}|{VALUES}|{PAGE}|{FACTS}|\d{{3,}}\.png|animation\.(gif|webp)")
 
 CAUTION = "Caution: "
 

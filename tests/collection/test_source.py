@@ -160,7 +160,9 @@ def test_what_opsin_wrote_is_passed_over(tmp_path, scheme):
 
 
 def test_an_address_gives_the_same_entries_and_bytes_as_the_folder(tmp_path):
-    fill(tmp_path, "b.png", "a/z.JPG", "c/10/x.png", "c/2/y.png", "notes.txt", *(f"odd/{name}" for name in ODD))
+    fill(
+        tmp_path, "b.png", "a/z.JPG", "c/10/x.png", "c/2/y.png", "notes.txt", *(f"odd/{name}" for name in ODD)
+    )
     here, there = Source(tmp_path), Source(f"file://{tmp_path}")
     ours, theirs = ({e.path: e for e in source.entries()} for source in (here, there))
     assert len(ours) == 4 + len(ODD)

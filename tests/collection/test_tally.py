@@ -1,6 +1,7 @@
 """The running tally of a layer against a slow reference: Python lists in float64, one image at a time."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -77,7 +78,7 @@ def test_a_batch_equals_the_reference(seed, k, rough):
 def test_merging_in_any_order_and_grouping_equals_one_pass(cuts, rough):
     maps, ids, k = drawn(14, rough=rough), numbered(14), 4
     bounds = (0, *cuts, 14)
-    parts = [Tally.of(maps[a:b], ids[a:b], k) for a, b in zip(bounds, bounds[1:], strict=False)]
+    parts = [Tally.of(maps[a:b], ids[a:b], k) for a, b in pairwise(bounds)]
     generator = np.random.default_rng(0)
     for _ in range(8):  # two tallies drawn at random are joined until one is left
         left = list(parts)
@@ -162,7 +163,9 @@ def test_large_numbers_keep_their_moments():
     tally = Tally.of(maps[:10], ids[:10], 2).merged(Tally.of(maps[10:], ids[10:], 2))
     mean = maps.double().mean((0, 2, 3))
     torch.testing.assert_close(tally.mean, mean, rtol=1e-6, atol=0)
-    torch.testing.assert_close(tally.squares / tally.count, maps.double().square().mean((0, 2, 3)), rtol=1e-6, atol=0)
+    torch.testing.assert_close(
+        tally.squares / tally.count, maps.double().square().mean((0, 2, 3)), rtol=1e-6, atol=0
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])

@@ -173,7 +173,7 @@ def units(
 @LAYER
 @click.option("--method", type=click.Choice(["tsne", "pca"]), default="tsne", show_default=True)
 @click.option("--most", type=click.IntRange(2), default=2000, show_default=True, help="Of more, a sample.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the sample and of t-SNE.")
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
 @OUT
 def map(collection: str, folder: str | None, **settings: Any) -> None:
     """Lay COLLECTION out in two dimensions: a picture of thumbnails, and a page to wander in."""

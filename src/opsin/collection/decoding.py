@@ -2,14 +2,16 @@
 
 import hashlib
 import io
-import os
 import signal
-import threading
 from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from itertools import islice
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+from queue import SimpleQueue
+from threading import Lock
 from typing import NamedTuple
 
 import numpy as np
@@ -24,7 +26,7 @@ THUMBNAIL = 160  # pixels, of the longer side
 QUALITY = 82  # of thumbnails, JPEG
 TASK = 8  # files that a worker decodes in one go
 AHEAD = 3  # tasks a worker that may lie decoded, waiting for the network
-RESTARTS = 3  # of workers that die; a file that kills one each time is given up
+RESTARTS = 3  # of a worker that dies; a file that kills it each time is given up
 
 
 class Cut(NamedTuple):
@@ -93,69 +95,82 @@ def decoding(
         for entry in entries:
             yield _decode(source, entry, cut)
         return
-    waiting: list[tuple[tuple[Entry, ...], Future[list[Decoded | Unread]]]] = []
-    pool = _pool(workers)
-    restarts = 0
+    waiting: list[Future[list[Decoded | Unread]]] = []
+    crew = [_Worker(source, cut) for _ in range(workers)]
+    free = SimpleQueue[_Worker]()
+    for one in crew:
+        free.put(one)
+
+    def work(task: Sequence[Entry]) -> list[Decoded | Unread]:
+        one = free.get()
+        try:
+            return one.decode(task)
+        finally:
+            free.put(one)
+
+    threads = ThreadPoolExecutor(workers, "decoding")
     try:
         while True:
             while len(waiting) < workers * AHEAD and (task := tuple(islice(entries, TASK))):
-                waiting.append((task, _given(pool, source, task, cut)))
+                waiting.append(threads.submit(work, task))
             if not waiting:
                 return
-            task, future = waiting[0]
-            try:
-                found = future.result()
-            except BrokenProcessPool:
-                pool.shutdown(cancel_futures=True)
-                restarts += 1
-                if restarts <= RESTARTS:
-                    pool = _pool(workers)
-                    waiting = [(one, _given(pool, source, one, cut)) for one, _ in waiting]
-                    continue
-                found = list(_one_by_one(source, task, cut))  # it may be another task's file that kills
-                pool = _pool(workers)
-                waiting = [waiting[0], *((one, _given(pool, source, one, cut)) for one, _ in waiting[1:])]
-            restarts = 0
-            waiting.pop(0)
-            yield from found
+            yield from waiting.pop(0).result()
     finally:
-        pool.shutdown(cancel_futures=True)
+        threads.shutdown(cancel_futures=True)
+        for one in crew:
+            one.end()
 
 
-def _given(
-    pool: ProcessPoolExecutor, source: Source, task: tuple[Entry, ...], cut: Cut
-) -> Future[list[Decoded | Unread]]:
-    """A task handed to the pool; where that is broken already, its error as the result."""
-    try:
-        return pool.submit(decode, source, task, cut)
-    except BrokenProcessPool as error:
-        broken: Future[list[Decoded | Unread]] = Future()
-        broken.set_exception(error)
-        return broken
+class _Worker:
+    """A process that decodes, started when it is first asked and again where it died.
 
+    It has a pipe of its own, whose other end closes with it. In a `ProcessPoolExecutor` all write to one,
+    and one that is killed while it writes is waited for without end.
+    """
 
-def _one_by_one(source: Source, task: tuple[Entry, ...], cut: Cut) -> Iterator[Decoded | Unread]:
-    """Files of which one may kill the process that decodes it, each in a process that no other needs."""
-    for entry in task:
-        with _pool(1) as pool:
+    starting = Lock()  # multiprocessing's list of children is no thread's own
+
+    def __init__(self, source: Source, cut: Cut) -> None:
+        self.source, self.cut = source, cut
+        self.process: SpawnProcess | None = None
+
+    def decode(self, task: Sequence[Entry]) -> list[Decoded | Unread]:
+        """Files decoded; of those that kill the process each time it is said so."""
+        for _ in range(1 + RESTARTS):
             try:
-                yield from _given(pool, source, (entry,), cut).result()
-            except BrokenProcessPool:
-                yield Unread(entry.path, f"{entry.path} cannot be read: the process that decodes it dies")
+                return self._ask(task)
+            except (EOFError, OSError):
+                self.end()
+        if len(task) > 1:
+            return [found for entry in task for found in self.decode([entry])]
+        return [Unread(task[0].path, f"{task[0].path} cannot be read: the process that decodes it dies")]
+
+    def _ask(self, task: Sequence[Entry]) -> list[Decoded | Unread]:
+        if self.process is None:
+            context = get_context("spawn")
+            self.pipe, theirs = context.Pipe()
+            with theirs, self.starting:
+                self.process = context.Process(
+                    target=_serve, args=(theirs, self.source, self.cut), daemon=True
+                )
+                self.process.start()
+        self.pipe.send(task)
+        found: list[Decoded | Unread] = self.pipe.recv()
+        return found
+
+    def end(self) -> None:
+        """Let the process go."""
+        if self.process is not None:
+            self.pipe.close()
+            with self.starting:
+                self.process.join()
+            self.process = None
 
 
-def _pool(workers: int) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(workers, get_context("spawn"), initializer=_begin)
-
-
-def _begin() -> None:
-    """A worker leaves interrupts to its parent, and ends when that is gone."""
+def _serve(pipe: Connection, source: Source, cut: Cut) -> None:
+    """What a worker does until its parent is gone; it leaves interrupts to it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
+    with suppress(EOFError, OSError):
+        while True:
+            pipe.send(decode(source, pipe.recv(), cut))

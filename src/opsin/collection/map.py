@@ -1,5 +1,6 @@
 """A collection laid out in two dimensions: what is alike to a network lies near each other."""
 
+import builtins
 import io
 import os
 from collections import Counter
@@ -32,12 +33,14 @@ PAPERS: Mapping[Method, str] = {
 SAID: Mapping[Method, str] = {"tsne": "t-SNE", "pca": "the first two principal components"}
 COMPONENTS = 50  # of the principal component analysis before t-SNE; the paper takes 30
 PERPLEXITY = 30.0  # of t-SNE, less where there are few images
+FEWEST = 10  # images for t-SNE: of fewer it makes places that mean nothing, found by trial
+ALIKE = 1e-6  # directions that differ by no more in any channel are the same but for rounding
 SPREAD = 1e-4  # standard deviation of the first coordinate where t-SNE starts, scikit-learn's own
 
 # Of the picture, in pixels, all but the first found by trial.
 SIDE = 2400  # the longer one
-SMALLEST, LARGEST = 56, 160  # thumbnails; the largest are as a scan keeps them
-FILLED = 0.3  # share of the picture that all thumbnails would fill side by side
+SIDES = (160, 128, 104, 84, 68, 56)  # of thumbnails; the largest is as a scan keeps them
+KEPT = 0.75  # share of the images shown at the smallest size that a larger one must still show
 MARGIN = 40
 BORDER, THIN = 4, 1  # of a thumbnail with a colour, and of one without
 COVERED = 0.1  # share of a thumbnail that another may cover
@@ -59,10 +62,16 @@ class Spot:
     probability: float | None
     thumbnail: bytes
 
-    def drawn(self, side: int) -> Image.Image:
-        """The thumbnail, its longer side so many pixels."""
+    def size(self, side: int) -> tuple[int, int]:
+        """Width and height where the longer is `side`."""
+        with Image.open(io.BytesIO(self.thumbnail)) as picture:
+            width, height = (max(1, round(one * side / max(picture.size))) for one in picture.size)
+        return width, height
+
+    def drawn(self, size: tuple[int, int]) -> Image.Image:
+        """The thumbnail at a size."""
         picture = Image.open(io.BytesIO(self.thumbnail)).convert("RGB")
-        return ImageOps.contain(picture, (side, side), Image.Resampling.BICUBIC)
+        return picture.resize(size, Image.Resampling.BICUBIC)
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,20 +85,19 @@ class Map(Result):
 
     def pictures(self) -> list[tuple[str, Image.Image]]:
         """One picture: thumbnails at their places, without those that would cover others."""
-        side = round(min(LARGEST, max(SMALLEST, sqrt(FILLED * SIDE**2 / len(self.spots)))))
-        edge = MARGIN + side / 2
-        centres = edge + (SIDE - 2 * edge) * self._unit()
-        width, height = (round(one + edge) for one in centres.max(0))
-        tiles = [ImageOps.expand(*one) for one in self._framed(side)]
-        sizes = np.array([tile.size for tile in tiles])
-        corners = (centres - sizes / 2).round().astype(int)
+        least = len(self._laid(SIDES[-1])[1])
+        boxes, shown = next(laid for laid in builtins.map(self._laid, SIDES) if len(laid[1]) >= KEPT * least)
+        width, height = (boxes[:, 2:].max(0) + MARGIN).tolist()
         sheet = Image.new("RGB", (width, height), GROUND)
-        shown = uncovered(corners, sizes)
+        colours = {name: colour for name, colour, _ in legend([spot.label for spot in self.spots])}
         for index in shown:
-            left, top = corners[index].tolist()
-            sheet.paste(tiles[index], (left, top))
-        hidden = ", the others would cover them" if len(shown) < len(tiles) else ""
-        return [(f"{len(shown):,} of {len(tiles):,} images shown{hidden}", sheet)]
+            left, top, right, bottom = boxes[index].tolist()
+            spot, colour = self.spots[index], colours.get(self.spots[index].label or "")
+            border = BORDER if colour else THIN
+            inner = (max(1, right - left - 2 * border), max(1, bottom - top - 2 * border))
+            sheet.paste(ImageOps.expand(spot.drawn(inner), border, colour or LINE), (left, top))
+        hidden = ", the others would cover them" if len(shown) < len(boxes) else ""
+        return [(f"{len(shown):,} of {len(boxes):,} images shown{hidden}", sheet)]
 
     def html(self) -> str:
         """The page."""
@@ -100,15 +108,14 @@ class Map(Result):
         super().write_into(place)
         (place / PAGE).write_text(self.html(), "utf-8", errors="backslashreplace")
 
-    def _framed(self, side: int) -> list[tuple[Image.Image, int, str]]:
-        """Thumbnails, each with the width and the colour of its border."""
-        colours = {name: colour for name, colour, _ in legend([spot.label for spot in self.spots])}
-        found = [colours.get(spot.label or "") for spot in self.spots]
-        borders = [BORDER if colour else THIN for colour in found]
-        return [
-            (spot.drawn(side - 2 * border), border, colour or LINE)
-            for spot, border, colour in zip(self.spots, borders, found, strict=True)
-        ]
+    def _laid(self, side: int) -> tuple[Int[np.ndarray, "n 4"], list[int]]:
+        """Left, top, right and bottom of thumbnails of a size in the picture, and which are shown."""
+        edge = MARGIN + side / 2
+        centres = edge + (SIDE - 2 * edge) * self._unit()
+        sizes = np.array([spot.size(side) for spot in self.spots])
+        corners = (centres - sizes / 2).round().astype(int)
+        boxes = np.concatenate([corners, corners + sizes], 1)
+        return boxes, uncovered(boxes)
 
     def _unit(self) -> Float[np.ndarray, "n 2"]:
         """The places with the longer extent one, from zero on, rightwards and downwards."""
@@ -120,13 +127,13 @@ class Map(Result):
     def _tile(self) -> tuple[int, int]:
         """The side of a tile of the atlas, and how many stand in a row."""
         columns = ceil(sqrt(len(self.spots)))
-        return max(1, min(LARGEST, ATLAS // columns)), columns
+        return max(1, min(SIDES[0], ATLAS // columns)), columns
 
     def _atlas(self) -> str:
         side, columns = self._tile()
         sheet = Image.new("RGB", (columns * side, ceil(len(self.spots) / columns) * side))
         for index, spot in enumerate(self.spots):
-            sheet.paste(spot.drawn(side), (index % columns * side, index // columns * side))
+            sheet.paste(spot.drawn(spot.size(side)), (index % columns * side, index // columns * side))
         return webp_uri(sheet, max(sheet.size))
 
     def _data(self) -> dict[str, Any]:
@@ -136,7 +143,7 @@ class Map(Result):
             {
                 "x": round(x, 5),
                 "y": round(y, 5),
-                "size": spot.drawn(side).size,
+                "size": spot.size(side),
                 "path": spot.path,
                 "label": spot.label,
                 "seen": spot.seen,
@@ -188,8 +195,9 @@ def map(
     The pooled features f are normalised, f / |f|, so that distances are those of their directions (the
     square is twice the cosine distance). By `pca` the places are their first two principal components; by
     `tsne` their first 50 go through t-SNE with perplexity 30, or a third of the other images where these
-    are few. By default the layer is the collection's first. Of more than `most` images a random sample is
-    laid out. Labels that are a class's index or WordNet number are shown with its name.
+    are few; fewer than ten lie by principal components. By default the layer is the collection's first.
+    Of more than `most` images a random sample is laid out. Labels that are a class's index or WordNet
+    number are shown with its name.
 
     Raises `InputError` on fewer than two images, `NetworkError` on features that are no finite numbers.
     Departs from the t-SNE paper: neighbours and repulsion are approximated (van der Maaten: Accelerating
@@ -225,9 +233,12 @@ def laid_out(features: Float[np.ndarray, "n c"], method: Method, seed: int) -> F
     """Places of features in the plane; by one thread, so that the bits do not depend on their number."""
     lengths = np.linalg.norm(features, axis=1, keepdims=True)
     units = features / np.where(lengths > 0, lengths, 1)
-    if (units == units[0]).all():
+    if np.abs(units - units[0]).max() <= ALIKE:
         note("all features have the same direction: the images lie at one place")
         return np.zeros((len(units), 2), np.float32)
+    if method == "tsne" and len(units) < FEWEST:
+        note(f"{len(units)} images are too few for t-SNE: laid out by {SAID['pca']}")
+        method = "pca"
     with threadpool_limits(1):
         count = min(COMPONENTS if method == "tsne" else 2, *units.shape)
         places: Float[np.ndarray, "n c"] = PCA(count, random_state=seed).fit_transform(units)
@@ -240,12 +251,15 @@ def laid_out(features: Float[np.ndarray, "n c"], method: Method, seed: int) -> F
     return places
 
 
-def uncovered(corners: Int[np.ndarray, "n 2"], sizes: Int[np.ndarray, "n 2"]) -> list[int]:
-    """The rectangles, in their order, that share no more than a tenth of themselves or of one before."""
+def uncovered(boxes: Int[np.ndarray, "n 4"]) -> list[int]:
+    """The boxes (left, top, right, bottom), in their order, that share no more than a tenth of the smaller
+    with any before.
+    """
     shown: list[int] = []
-    areas, ends = sizes.prod(1), corners + sizes
-    for index, (corner, end, area) in enumerate(zip(corners, ends, areas, strict=True)):
-        shared = np.minimum(ends[shown], end) - np.maximum(corners[shown], corner)
+    starts, ends = boxes[:, :2], boxes[:, 2:]
+    areas = (ends - starts).prod(1)
+    for index, (start, end, area) in enumerate(zip(starts, ends, areas, strict=True)):
+        shared = np.minimum(ends[shown], end) - np.maximum(starts[shown], start)
         if (shared.clip(0).prod(1) <= COVERED * np.minimum(areas[shown], area)).all():
             shown.append(index)
     return shown

@@ -81,6 +81,8 @@ def truths(collection: Collection, model: Model) -> dict[int, int]:
             f"{collection.folder} has no labels: scan with --labels, or put photos in folders by class"
         )
     known = {label: store.truth(label, model.labels or ()) for label in set(labels.values())}
+    if model.classes is not None:
+        known = {label: None if i is None or i >= model.classes else i for label, i in known.items()}
     unknown = sorted(label for label, index in known.items() if index is None)
     if len(unknown) == len(known):
         raise InputError(f"no label is a class of {model.name}: {', '.join(map(repr, unknown[:5]))}")

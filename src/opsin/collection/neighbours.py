@@ -48,6 +48,8 @@ def neighbours(
         raise InputError(f"k is at least 1, not {k}")
     layer = collection.about.layers[collection.layer(layer)].name
     titles = headings(names or [f"photo {i}" for i in range(len(photos))])
+    if len(titles) != len(photos):
+        raise InputError(f"{len(titles)} names for {len(photos)} photos")
     with noting() as notes:
         found = nearest(collection, pooled(model, photos, layer), k, layer=layer, metric=metric, index=index)
     shots, facts = [], []
@@ -82,6 +84,8 @@ def leave_one_out(
 
     Raises `InputError` where fewer than two images have one.
     """
+    if k < 1:
+        raise InputError(f"k is at least 1, not {k}")
     layer = collection.about.layers[collection.layer(layer)].name
     labels, ids = collection.labels(), collection.ids().tolist()
     own = [labels.get(one) for one in ids]
@@ -91,10 +95,12 @@ def leave_one_out(
     values = torch.from_numpy(collection.features(layer))
     votes = {}
     parts = list(chunks(len(rows), QUERIES))
-    for part in steps(parts, len(parts), "leave one out"):
-        for row, members in _others(collection, values, rows[part], own, k, layer, metric).items():
-            counts = Counter(own[one] for one in members)
-            votes[row] = max(members, key=lambda one: counts[own[one]])  # of equals the nearest
+    with noting() as notes:
+        for part in steps(parts, len(parts), "leave one out"):
+            for row, members in _others(collection, values, rows[part], own, k, layer, metric).items():
+                counts = Counter(own[one] for one in members)
+                if members:  # features that are not numbers are near to nothing
+                    votes[row] = max(members, key=lambda one: counts[own[one]])  # of equals the nearest
     right = Counter(str(own[row]) for row, chosen in votes.items() if own[chosen] == own[row])
     of = Counter(str(own[row]) for row in rows)
     accuracy = sum(right.values()) / len(rows)
@@ -112,7 +118,7 @@ def leave_one_out(
         (),
         (table,),
         facts={**settings, "images": len(rows), "accuracy": accuracy},
-        record=record(collection, "leave_one_out", KNN_PAPER, settings),
+        record=record(collection, "leave_one_out", KNN_PAPER, settings, notes),
     )
 
 

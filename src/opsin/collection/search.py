@@ -12,7 +12,6 @@ distance is half the squared distance of vectors of length one.
 
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -38,12 +37,16 @@ FREE_SHARE = 0.8  # of the free memory that a coarse matrix may take
 LEAST_INDEXED = 4096  # rows; fewer are searched faster without an index
 PROBES, REFINED = 32, 16  # lists of the index that are looked through; candidates for one answer
 LANCE_METRICS = {"cosine": "cosine", "euclidean": "L2"}
+FAR = torch.finfo(torch.bfloat16).max / 4  # the squared norm given to what holds NaN or infinities
 EXTRA = 4  # columns: the squared norm as the sum of two numbers, and twice a one for the query's
 
 
 @dataclass(frozen=True)
 class Nearest:
-    """Nearest first: row numbers and distances; -1 and infinite where there are fewer than k rows."""
+    """Nearest first: row numbers and distances; -1 and infinite where there are fewer than k rows.
+
+    Vectors that hold NaN or infinities are near to nothing.
+    """
 
     rows: Int[Tensor, "n k"]
     distances: Float[Tensor, "n k"]
@@ -71,13 +74,15 @@ class Coarse:
         with (place / "rows.bf16").open("wb") as file:
             for part in parts:
                 rounded = _rounded(part, columns, query=False)
-                near = rounded[:, :width].double()
-                error = max(error, float((part.double() - near).norm(dim=1).max()))
-                norm = max(norm, float(near.square().sum(1).max()))
+                known = rounded[:, width] < FAR
+                near = rounded[known, :width].double()
+                if len(near):
+                    error = max(error, float((part[known].double() - near).norm(dim=1).max()))
+                    norm = max(norm, float(near.square().sum(1).max()))
                 count += len(part)
                 file.write(rounded.view(torch.int16).numpy().data)
             far = torch.zeros((-count % GROUP, columns), dtype=torch.bfloat16)
-            far[:, width] = torch.finfo(torch.bfloat16).max  # rows that only fill up lie far from all
+            far[:, width] = 4 * FAR  # rows that only fill up lie farthest from all
             file.write(far.view(torch.int16).numpy().data)
         facts = {"count": count, "width": width, "columns": columns, "error": error, "norm": norm}
         (place / "facts.json").write_text(json.dumps(facts), "utf-8")
@@ -112,7 +117,7 @@ class Coarse:
         reach = torch.stack([one.max() for one in _distances(queries, rows, take)])
         limits = (reach + away + self.error).square()
         limits += SLACK * (self.norm + queries.double().square().sum(1))
-        limits /= 1 - ROUNDING
+        limits = (limits / (1 - ROUNDING)).nan_to_num(nan=torch.inf, posinf=torch.inf)
         rows = []
         for own, groups_best, limit in zip(scores, best, limits, strict=True):
             near_groups = (groups_best.float() >= -limit).nonzero().flatten()
@@ -124,6 +129,7 @@ class Coarse:
         orders = [one.sort(stable=True).indices[:wanted] for one in exact]
         found = torch.stack([one[order] for one, order in zip(rows, orders, strict=True)])
         distances = torch.stack([one[order] for one, order in zip(exact, orders, strict=True)])
+        found = found.where(distances.isfinite(), -1)
         missing = (0, k - wanted)
         return Nearest(
             torch.nn.functional.pad(found, missing, value=-1),
@@ -151,7 +157,7 @@ def nearest(
     if queries.shape[1] != width:
         raise InputError(f"features of {width} numbers are searched for, not of {queries.shape[1]}")
     table = collection.images
-    if table is None:
+    if table is None or not table.count_rows():
         raise InputError(f"{collection.folder} holds no images yet")
 
     if index or 2 * table.count_rows() * width > FREE_SHARE * _free_memory():
@@ -173,13 +179,14 @@ def nearest(
                 columns=[feature_column(number)], batch_size=BATCH, scan_in_order=True
             )
         )
-        place.parent.mkdir(exist_ok=True)
-        fresh = Path(tempfile.mkdtemp(dir=place.parent))
         try:
-            Coarse.write(fresh, parts, width)
-            fresh.rename(place)
-        finally:
-            shutil.rmtree(fresh, ignore_errors=True)
+            place.parent.mkdir(exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=place.parent, ignore_cleanup_errors=True) as fresh:
+                Coarse.write(Path(fresh), parts, width)
+                Path(fresh).rename(place)
+        except OSError as error:
+            if not place.is_dir():  # nor has another search made it meanwhile
+                raise InputError(f"cannot write to {place.parent}: {error.strerror or error}") from error
     found = Coarse(place).nearest(shaped(queries.float()), k, take)
     return Nearest(found.rows, found.distances.square() / 2) if metric == "cosine" else found
 
@@ -243,7 +250,11 @@ def _distances(
     every = torch.cat(list(rows)).unique()
     values = take(every).double()
     return [
-        (values[torch.searchsorted(every, own)] - query).square().sum(1).sqrt()
+        (values[torch.searchsorted(every, own)] - query)
+        .square()
+        .sum(1)
+        .sqrt()
+        .nan_to_num(nan=torch.inf, posinf=torch.inf)
         for query, own in zip(queries.double(), rows, strict=True)
     ]
 
@@ -255,7 +266,9 @@ def _rounded(values: Float[Tensor, "m d"], columns: int, *, query: bool) -> Floa
     near = values.to(torch.bfloat16)
     squared = near.float().square().sum(1)
     coarse = squared.to(torch.bfloat16)
+    known = (coarse < FAR)[:, None]
     norms = torch.stack([coarse, (squared - coarse.float()).to(torch.bfloat16)], 1)
+    norms, near = norms.where(known, norms.new_tensor([FAR, 0])), near.where(known, 0)
     ones = torch.ones_like(norms)
     wide[:, :width] = 2 * near if query else near
     wide[:, width : width + EXTRA] = torch.cat([-ones, -norms] if query else [norms, ones], 1)

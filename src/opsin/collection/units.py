@@ -61,7 +61,7 @@ def units(
     layer = collection.about.layers[collection.layer(layer)].name
     tally = collection.tally(layer)
     count = len(tally.values)
-    chosen = list(range(count)) if channels is None else list(channels)
+    chosen = list(range(count)) if channels is None else list(dict.fromkeys(channels))
     if wrong := [one for one in chosen if not 0 <= one < count]:
         raise InputError(f"layer {layer!r} has the channels 0 to {count - 1}, not {wrong[0]}")
     with noting() as notes:
