@@ -473,9 +473,9 @@ def show_inversion(raw: Raw) -> str:
     """The table of the errors."""
     lines = [[layer, f"{e['feature']:.4f}", f"{e['image']:.3f}"] for layer, e in raw["errors"].items()]
     about = (
-        f"inversion of {CLASSIFIER} at the ends of blocks, with its default settings, means over {raw['photos']} photos; in all "
-        f"{raw['seconds']:.0f} s. Feature error: ‖Φ - Φ₀‖²/‖Φ₀‖². Image error: ‖x - x₀‖/‖x₀‖ of the image "
-        "less the mean colour.\n\n"
+        f"inversion of {CLASSIFIER} at the ends of blocks, with its default settings, means over "
+        f"{raw['photos']} photos; in all {raw['seconds']:.0f} s. Feature error: "
+        "‖Φ - Φ₀‖²/‖Φ₀‖². Image error: ‖x - x₀‖/‖x₀‖ of the image less the mean colour.\n\n"
     )
     return about + table(["layer", "feature error", "image error"], lines)
 

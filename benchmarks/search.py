@@ -23,6 +23,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+import opsin
 from opsin.collection import store
 from opsin.collection.search import nearest
 from opsin.collection.store import About, Collection, LayerAbout
@@ -63,10 +64,10 @@ def vectors(count: int, seed: int, centres: np.ndarray) -> np.ndarray:
 
 def made(place: Path, count: int) -> tuple[Collection, np.ndarray]:
     centres = np.random.default_rng(0).standard_normal((CLUSTERS, WIDTH)).astype(np.float32)
-    model = {"name": "benchmark", "sha256": "0" * 64}
+    model = opsin.Model(torch.nn.Conv2d(3, 3, 1), mean=[0.5] * 3, std=[0.5] * 3, size=8, name="none")
     layers = (LayerAbout("features", WIDTH, (1, 1)),)
     place.mkdir()
-    collection = store.create(place, About("/", model, None, layers, 1, {}))
+    collection = store.create(place, About("/", store.about_model(model), None, layers, 1, {}), model)
     schema = store.schema([WIDTH])
 
     def batches() -> "list[pa.RecordBatch]":

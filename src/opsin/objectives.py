@@ -3,11 +3,12 @@
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn.functional import interpolate, normalize
 
 from opsin.errors import InputError
@@ -238,10 +239,29 @@ def gram(
     flat = _wide(maps).flatten(2)  # (n, c, h, w) -> (n, c, hw)
     h, w = place.size if place else maps.shape[-2:]
     if weight is None:
-        return flat @ flat.transpose(1, 2) / (h * w)
+        products: Tensor = _Products.apply(flat)
+        return products / (h * w)
     share = interpolate(weight.to(flat), (h, w), mode="area")
     own = share[..., place.rows, place.columns] if place else share
     return flat * own.flatten(2) @ flat.transpose(1, 2) / share.sum()  # (n, c, hw) (1, 1, hw) (n, hw, c)
+
+
+class _Products(torch.autograd.Function):
+    """F Fᵀ, whose derivative (G + Gᵀ) F is one product and lies in memory as F does."""
+
+    @staticmethod
+    def forward(ctx: Any, flat: Tensor) -> Tensor:
+        ctx.save_for_backward(flat)
+        return flat @ flat.transpose(1, 2)  # (n, c, hw) (n, hw, c)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, signal: Tensor) -> Tensor:
+        (flat,) = ctx.saved_tensors
+        both = signal + signal.transpose(1, 2)
+        last = flat.stride(1) == 1  # channels
+        signals: Tensor = (flat.transpose(1, 2) @ both).transpose(1, 2) if last else both @ flat
+        return signals
 
 
 def gram_match(
@@ -251,7 +271,7 @@ def gram_match(
     c = wanted.shape[1]
     term = Term(
         layer,
-        lambda maps, place: gram(maps * scale, place, weight),
+        lambda maps, place: gram(maps, place, weight) * scale**2,
         lambda found: -(found - wanted).square().sum((1, 2)) / (4 * c**2),
     )
     return summed(f"gram_match({layer})", term)

@@ -54,7 +54,7 @@ def open_photos(photos: tuple[str, ...], target: str | None = None) -> "list[tup
         if is_collection(path):
             collection = open_collection(path)
             rows = collection.showing(target)
-            found += [(row.path, decoded(collection.source.read(row.path), row.path)) for row in rows]
+            found += [(row.name, decoded(collection.source.read(row.path), row.path)) for row in rows]
         else:
             found += [(one.name, open_photo(one)) for one in folder_photos(path)]
     return found

@@ -187,13 +187,40 @@ def supports(model, layer):
 
 @pytest.mark.parametrize("name", NETS)
 def test_the_fields_are_what_the_gradient_reaches(name):
-    model = nets.model(positive(NETS[name]()), size=(16, 12), mean=[0.0] * 3, std=[1.0] * 3)
+    model = nets.model(positive(NETS[name]()), size=(12, 8), mean=[0.0] * 3, std=[1.0] * 3)
     layers = [call.name for call in model.calls.values() if call.extent and call.extent != (1, 1)]
     assert layers
     for layer in layers:
         seen, expected = fields(model, layer), supports(model, layer)
         assert (len(seen.rows), len(seen.columns)) == model.call(layer).extent
         assert {unit: seen.at(*unit) for unit in expected} == expected, layer
+
+
+class Shifted(nn.Module):
+    """A tall window of the pixels to the left, where there are any, beside the pixel itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.tall = nn.Conv2d(3, 4, (5, 1), padding=(2, 0))
+        self.own = nn.Conv2d(3, 4, 1)
+        self.sum, self.head = nn.Identity(), nn.Linear(4, 5)
+
+    def forward(self, x):
+        x = self.sum(F.pad(self.tall(x), (3, 0))[..., :-3] + self.own(x))
+        return self.head(x.mean((2, 3)))
+
+
+def test_where_a_border_unit_sees_less_its_field_is_that_of_its_row_and_column():
+    model = nets.model(positive(Shifted()), size=(16, 12))
+    seen, expected = fields(model, "sum"), supports(model, "sum")
+    for (row, column), region in expected.items():
+        field = seen.at(row, column)
+        if column >= 3:
+            assert field == region
+        assert (field.left, field.right) == (region.left, region.right)
+        assert field.top <= region.top
+        assert field.bottom >= region.bottom
+    assert seen.at(8, 0) != expected[8, 0]
 
 
 def test_fields_worked_out_by_hand():

@@ -98,7 +98,6 @@ def test_findings_of_nothing_are_saved_and_loaded(tmp_path):
     assert "<img" not in (tmp_path / "out/index.html").read_text()
 
 
-@pytest.mark.xfail(strict=True, reason="results.py: OWN_FILES does not know facts.json")
 def test_findings_are_saved_over_older_ones(tmp_path):
     example().save(tmp_path / "out")
     found = Findings("Newer", "", (), record=example().record)
@@ -266,7 +265,6 @@ def test_the_model_may_be_said(here, call):
     assert call("units", "col", "-m", "net.py:good", "-u", "0")[:2] == (0, "units/index.html\n")
 
 
-@pytest.mark.xfail(strict=True, reason="results.py: OWN_FILES does not know facts.json")
 def test_a_command_may_be_run_again(here, call):
     for _ in range(2):
         assert call("units", "col", "-u", "0") == (0, "units/index.html\n", "")

@@ -195,6 +195,18 @@ def test_an_image_gives_the_same_numbers_whatever_it_came_with(root, tmp_path):
         assert np.array_equal(features(every, layer)[place], features(one, layer)[0])
 
 
+def test_the_network_is_given_whole_batches_only(root, tmp_path, monkeypatch):
+    def run(self, images, layers=("output",), **settings):
+        if "output" in layers:
+            sizes.append(len(images))
+        return real(self, images, layers, **settings)
+
+    sizes, real = [], opsin.Model.run
+    monkeypatch.setattr(opsin.Model, "run", run)
+    scan(root, tmp_path / "out", layers=["flat"])
+    assert sizes == [8, 8, 8]
+
+
 def test_workers_make_no_difference(root, tmp_path):
     (root / "broken.png").write_text("no")
     alone, helped = (scan(root, tmp_path / f"{n}", workers=n) for n in (0, 2))
@@ -336,16 +348,17 @@ def test_again_only_what_is_new_or_has_changed_is_seen(root, tmp_path, monkeypat
     assert len(made) == 24
     counted.clear()
 
-    draw(root / "cats/001.png", 999)  # changed: with it the rest of its chunk
+    draw(root / "dogs/big/003.png", 999)  # changed: with it the rest of its chunk
     (root / "000.png").unlink()  # gone
     before = {row.path: row for row in rows(made)}
-    stale = {chunks[before[path].id] for path in ("cats/001.png", "000.png")}
+    stale = {chunks[before[path].id] for path in ("dogs/big/003.png", "000.png")}
+    assert len(stale) == 2
     anew = sum(chunk in stale for chunk in chunks.values()) - 1
     made = scan(root, tmp_path / "out")
     assert sum(counted) == anew < 21
     assert {row.path for row in rows(made)} == before.keys() - {"000.png"}
-    (changed,) = (row for row in rows(made) if row.path == "cats/001.png")
-    assert changed.sha256 != before["cats/001.png"].sha256
+    (changed,) = (row for row in rows(made) if row.path == "dogs/big/003.png")
+    assert changed.sha256 != before["dogs/big/003.png"].sha256
     same(made, scan(root, tmp_path / "fresh"))
     whole(made)
 

@@ -120,6 +120,36 @@ def test_any_number_of_queries(tmp_path, n):
     agrees(tmp_path / "c", drawn("clusters", 200), drawn("clusters", n, seed=1), 4)
 
 
+UP = 1 + 2.0**-8 + 1e-5  # rounded up to bfloat16: to 1 + 2^-7
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_a_row_that_rounding_moves_away_is_found(tmp_path, broken):
+    """It lies 1.0039 √d from the query 0, the others 1.0049 √d; rounded it lies 1.0078 √d away."""
+    rows = torch.ones(200, 32)
+    rows[:, :20] = 1 + 2.0**-7
+    rows[150] = UP
+    if broken:
+        rows[[20, 140]] = torch.nan
+    agrees(tmp_path / "c", rows, torch.zeros(1, 32), 3)
+
+
+def test_a_query_that_rounding_moves_away_finds_its_nearest(tmp_path):
+    """One row lies 1.0039 √d away, the others 1.0048 √d; from the rounded query 1.0078 √d and 1.0010 √d."""
+    rows = torch.full((200, 32), 2.0)
+    rows[:, :18] = 2 + 2.0**-6
+    rows[150] = 0
+    agrees(tmp_path / "c", rows, torch.full((1, 32), UP), 3)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_squared_norms_much_larger_than_distances_are_allowed_for(tmp_path, seed):
+    g = torch.Generator().manual_seed(seed)
+    centre = (100 * torch.randn(24, generator=g)).bfloat16().float()
+    rows = centre + 1e-5 * torch.randn(300, 24, generator=g)
+    agrees(tmp_path / "c", rows, torch.stack([centre, rows[7]]), 5)
+
+
 def test_equal_rows_come_in_their_order(tmp_path):
     rows = torch.zeros(3 * GROUP, 5)
     rows[::2, 0] = 1

@@ -200,6 +200,19 @@ def test_a_unit_of_a_vector_layer_is_projected_too(made, how):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("how", OF_A_UNIT)
+def test_of_a_channel_that_never_fires_nothing_is_projected(tmp_path, how):
+    net = nets.plain()
+    net.conv2.bias.data -= 100
+    model = nets.model(net)
+    write_photos(tmp_path / "photos", 2)
+    made = scan(tmp_path / "photos", model, tmp_path / "c", layers=["conv2"], top=2, workers=0)
+    for found, peak, photo, target in carried(model, made, "conv2", how):
+        assert peak.value < 0
+        assert not found.any()
+        assert opsin.saliency(model, photo, target=target).values.any()
+
+
 @pytest.mark.parametrize("twin", nets.TWINS)
 def test_the_spelling_of_a_rectifier_does_not_matter(made, twin):
     model = nets.model(nets.TWINS[twin]())

@@ -120,7 +120,7 @@ def _shown(
     shots = []
     for id in steps([one for one in ids if one in rows], len(rows), "mistakes"):
         row, place = rows[id], order.index(id)
-        title = f"{row.path}: {model.label(truth[id])}"
+        title = f"{row.name}: {model.label(truth[id])}"
         try:
             photo = collection.photo(row, model)[None]
         except InputError as error:

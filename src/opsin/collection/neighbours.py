@@ -60,10 +60,10 @@ def neighbours(
         said = []
         for row, distance in zip(rows, distances.tolist(), strict=False):
             shots.append(
-                Shot(title, f"{distance:.3f}  {row.path}  {seen_as(collection, row)}", row.thumbnail)
+                Shot(title, f"{distance:.3f}  {row.name}  {seen_as(collection, row)}", row.thumbnail)
             )
             seen = collection.label(row.classes[0]) if row.classes else None
-            said.append({"path": row.path, "distance": distance, "label": row.label, "class": seen})
+            said.append({"path": row.name, "distance": distance, "label": row.label, "class": seen})
         facts.append({"photo": title, "neighbours": said})
     settings = {"k": k, "layer": layer, "metric": metric, "index": index}
     return Findings(

@@ -11,13 +11,13 @@ distance is half the squared distance of vectors of length one.
 """
 
 import json
-import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import psutil
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -230,7 +230,7 @@ def _indexed(
 
 
 def _free_memory() -> int:
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return int(psutil.virtual_memory().available)
 
 
 def unit(values: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:

@@ -84,6 +84,11 @@ class Row:
     probabilities: tuple[float, ...]
     label: str | None
 
+    @property
+    def name(self) -> str:
+        """The path to read: what in it is no UTF-8 is escaped."""
+        return self.path.encode("utf-8", "backslashreplace").decode()
+
 
 class Collection:
     """What a network saw in a folder of images. Raises `InputError` where `folder` is no collection."""

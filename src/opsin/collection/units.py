@@ -92,7 +92,7 @@ def units(
                 caption = said if not index else f"{kind} of each"
                 shots.append(Shot.of(title, caption, _mosaic(tiles), lead=True))
         peaks = [
-            {"path": p.row.path, "row": p.y, "column": p.x, "value": p.value}
+            {"path": p.row.name, "row": p.y, "column": p.x, "value": p.value}
             for p in found
             if p.channel == channel
         ]

@@ -98,7 +98,7 @@ def likeness(
             maps = run.maps(layer)
             if maps.shape[-2:] == (1, 1):
                 raise InputError(f"layer {layer!r} is 1x1 here: a texture needs more positions")
-            terms.append(gram_match(layer, gram(maps * unit(maps)), mask, unit(maps)))
+            terms.append(gram_match(layer, gram(maps) * unit(maps) ** 2, mask, unit(maps)))
     return reduce(add, terms) * (1 / len(terms))
 
 
