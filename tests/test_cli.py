@@ -1,4 +1,5 @@
 import json
+import math
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from PIL import Image
 from skimage import data
 
 import opsin
-from opsin import cli, registry
+from opsin import cli, registry, terminal
 
 NET = """
 import time, torch, opsin
@@ -72,7 +73,8 @@ def here(tmp_path, monkeypatch):
 
 @pytest.fixture
 def call(monkeypatch, capsys):
-    """Run the command line in this process: (exit code, stdout, stderr)."""
+    """Run the command line in this process: (exit code, stdout, stderr), without progress."""
+    monkeypatch.setattr(terminal, "TELL_EVERY", math.inf)
 
     def run(*words):
         monkeypatch.setattr(sys, "argv", ["opsin", *words])
@@ -426,18 +428,18 @@ def test_a_result_is_resumed_with_the_network_that_it_was_made_with(here, call):
 
 
 def test_progress_is_told_in_lines_where_stderr_is_no_terminal(here, call, monkeypatch):
-    monkeypatch.setattr(cli, "TELL_EVERY", -1)
+    monkeypatch.setattr(terminal, "TELL_EVERY", -1)
     code, out, err = call(*words("class_model", steps=3), "-o", "out")
     assert (code, out) == (0, "out\n")
     lines = err.splitlines()
-    assert [line.split(": ")[-1] for line in lines] == ["1 of 3", "2 of 3", "3 of 3"]
+    assert [line.split(": ")[-1].split(",")[0] for line in lines] == ["1 of 3", "2 of 3", "3 of 3"]
     assert all(line.startswith("class model  score ") for line in lines)
 
 
 INTERRUPTED = """
 import sys
-from opsin import cli
-cli.TELL_EVERY = 0.05
+from opsin import cli, terminal
+terminal.TELL_EVERY = 0.05
 sys.argv = ["opsin", *sys.argv[1:]]
 cli.main()
 """

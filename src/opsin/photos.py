@@ -70,9 +70,11 @@ def decoded(data: bytes, name: str) -> Image.Image:
         raise InputError(f"{name} is too large: {error}") from error
     except UnidentifiedImageError as error:
         raise InputError(f"{name} is not an image that Pillow can read") from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        if isinstance(error, InputError):
-            raise
+    except InputError:
+        raise
+    except MemoryError:
+        raise InputError(f"{name} is too large for the memory") from None
+    except Exception as error:  # of broken files Pillow raises many kinds, struct.error and TypeError too
         raise InputError(f"{name} cannot be read: {error}") from error
 
 

@@ -107,6 +107,8 @@ def explain(
     if not isinstance(model, Model):
         raise InputError(f"explain takes an opsin.Model first, got {type(model).__name__}: see opsin.load")
     images.check(photos)
+    if collection is not None:
+        collection.check(model)
     techniques = [techniques] if isinstance(techniques, str) else techniques
     if layer is not None:
         model.call(layer)

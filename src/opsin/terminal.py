@@ -63,7 +63,7 @@ def open_photos(photos: tuple[str, ...], target: str | None = None) -> "list[tup
 def is_collection(path: str) -> bool:
     """Whether a folder is a collection, told without opening its tables."""
     try:
-        about = json.loads((Path(path) / "record.json").read_text("utf-8"))
+        about = json.loads((Path(path) / "record.json").read_text("utf-8", "surrogateescape"))
     except (OSError, ValueError):
         return False
     return isinstance(about, dict) and about.get("kind") == "Collection"
@@ -135,7 +135,7 @@ def progress(every: int | None = None, *, climbs: bool = True) -> Iterator[list[
         begun.setdefault(step.label, (step.done, time.monotonic()))
         if not console.is_terminal and time.monotonic() - told > TELL_EVERY:
             told = time.monotonic()
-            speed = (step.done - begun[step.label][0]) / (told - begun[step.label][1])
+            speed = (step.done - begun[step.label][0]) / max(told - begun[step.label][1], 1e-9)
             left = f", {speed:.3g}/s, {(step.total - step.done) / speed:.0f} s left" if speed else ""
             click.echo(f"{text}: {step.done} of {step.total}{left}", err=True)
         if step.label not in tasks:

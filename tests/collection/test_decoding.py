@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from opsin.collection import decoding as module
 from opsin.collection.decoding import Cut, Decoded, Unread, decode, decoding
@@ -157,13 +157,14 @@ def test_with_workers_all_is_as_without_and_broken_files_are_told(tmp_path):
     "error", [RuntimeError("no luck"), struct.error("odd"), KeyError("x"), MemoryError()]
 )
 def test_whatever_pillow_raises_the_file_alone_is_unread(tmp_path, monkeypatch, error):
-    def failing(data, name):
-        if name.endswith("001.png"):
+    def failing(photo):
+        calls.append(photo)
+        if len(calls) == 2:
             raise error
-        return real(data, name)
+        return real(photo)
 
-    real = module.decoded
-    monkeypatch.setattr(module, "decoded", failing)
+    calls, real = [], ImageOps.exif_transpose
+    monkeypatch.setattr(ImageOps, "exif_transpose", failing)
     source = photos(tmp_path, 3)
     found = list(decoding(source, source.entries(), CUT, 0))
     assert [type(one) for one in found] == [Decoded, Unread, Decoded]

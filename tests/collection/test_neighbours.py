@@ -18,6 +18,7 @@ from opsin.collection import store
 from opsin.collection.neighbours import leave_one_out, neighbours
 from opsin.collection.scanning import scan
 from opsin.collection.tally import Tally
+from opsin.collection.units import units
 
 NET = nets.plain()
 MODEL = nets.model(NET)
@@ -195,15 +196,17 @@ def test_every_name_is_escaped_on_the_page(hostile, tmp_path):
     assert opsin.Result.load(tmp_path / "out") == found
 
 
-@pytest.mark.xfail(strict=True, reason="results.py writes record.json as strict UTF-8")
 def test_names_that_are_no_utf8_are_saved(hostile, tmp_path):
-    found = neighbours(MODEL, hostile([b"caf\xe9.png", b"\xff\xfe.png"]), PHOTOS)
-    assert {one["path"] for one in found.facts["photos"][0]["neighbours"]} == {
-        os.fsdecode(name[:-4] + b"/" + name) for name in (b"caf\xe9.png", b"\xff\xfe.png")
-    }
+    made = hostile([b"caf\xe9.png", b"\xff\xfe.png"])
+    found = neighbours(MODEL, made, PHOTOS)
+    told = {one["path"] for one in found.facts["photos"][0]["neighbours"]}
+    assert told == {r"caf\udce9/caf\udce9.png", r"\udcff\udcfe/\udcff\udcfe.png"}
     assert opsin.Result.load(found.save(tmp_path / "out")) == found
-    assert "caf" in (tmp_path / "out/index.html").read_text("utf-8")
-    assert "caf" in (tmp_path / "out/facts.json").read_text("utf-8")
+    assert r"caf\udce9.png" in (tmp_path / "out/index.html").read_text("utf-8")
+    os.unlink(os.fsencode(tmp_path / "photos") + b"/caf\xe9/caf\xe9.png")  # noqa: PTH108 (a path of bytes)
+    for found in (units(MODEL, made), leave_one_out(made, k=1)):
+        assert opsin.Result.load(found.save(tmp_path / found.record.technique)) == found
+    assert r"caf\udce9.png cannot be read" in (tmp_path / "units/index.html").read_text("utf-8")
 
 
 # --- errors

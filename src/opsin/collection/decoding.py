@@ -72,10 +72,6 @@ def _decode(source: Source, entry: Entry, cut: Cut) -> Decoded | Unread:
         photo = decoded(data, entry.path)
     except InputError as error:
         return Unread(entry.path, str(error))
-    except MemoryError:
-        return Unread(entry.path, f"{entry.path} is too large for the memory")
-    except Exception as error:  # Pillow lets struct.error, RuntimeError, TypeError and others through
-        return Unread(entry.path, f"{entry.path} cannot be read: {error}")
     pixels = fitted(photo, cut)
     width, height = photo.size
     photo.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.BICUBIC, reducing_gap=2.0)

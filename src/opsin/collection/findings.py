@@ -87,9 +87,8 @@ class Findings(Result):
     def write_into(self, place: Path) -> None:
         """Write the files of `save`, the page and `facts.json`."""
         super().write_into(place)
-        facts = json.dumps(self.facts, indent=1, ensure_ascii=False) + "\n"
-        for name, text in ((PAGE, self.html()), (FACTS, facts)):  # names of files need not be UTF-8
-            (place / name).write_text(text, "utf-8", "backslashreplace")
+        (place / PAGE).write_text(self.html(), "utf-8")
+        (place / FACTS).write_text(json.dumps(self.facts, indent=1, ensure_ascii=False) + "\n", "utf-8")
 
     def _take_apart(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         arrays = {f"{i:05d}": torch.tensor(np.frombuffer(s.data, np.uint8)) for i, s in enumerate(self.shots)}
@@ -122,8 +121,9 @@ def record(
     notes: Sequence[str] = (),
 ) -> Record:
     """How something was found in a collection."""
+    told = tuple(one.encode("utf-8", "backslashreplace").decode() for one in notes)  # they may name files
     given = {"collection": str(collection.folder), "images": len(collection), **arguments}
-    return Record(technique, paper, given, collection.about.model, versions(PACKAGES), tuple(notes))
+    return Record(technique, paper, given, collection.about.model, versions(PACKAGES), told)
 
 
 def seen_as(collection: Collection, row: Row) -> str:

@@ -21,6 +21,7 @@ from opsin.collection.source import Entry, Source
 from opsin.progress import tell
 
 ROUND = 64  # chunks that the cluster is given at once
+LARGEST = 256  # images of a chunk, which travels decoded
 NETWORKS = 2  # actors with a network each, unless more are asked for
 USER_MODULES = "opsin_user_"  # files of the user's own: workers cannot import them, so they travel by value
 
@@ -36,7 +37,7 @@ def on_ray(job: Job, entries: Iterator[Entry], address: str | None = None) -> Ch
             warnings.filterwarnings("ignore", "lance is not fork-safe")  # no process that Ray forks uses it
             ray.init(address=address, log_to_driver=False, logging_level="error", include_dashboard=False)
     networks = job.workers or NETWORKS
-    size = min(job.size, -(-job.total // (2 * networks)))  # so that each has something to do
+    size = min(job.size, LARGEST, -(-job.total // (2 * networks)))  # so that each has something to do
     try:
         logging.getLogger("ray.data").setLevel(logging.ERROR)
         ray.data.DataContext.get_current().enable_progress_bars = False

@@ -328,7 +328,7 @@ def truth(label: str, names: Sequence[str]) -> int | None:
     text = label.strip().lower()
     if text.isdecimal():
         return int(text) if not names or int(text) < len(names) else None
-    if WNID.fullmatch(text):
+    if WNID.fullmatch(text) and len(names) in (0, len(_wordnet())):
         return _wordnet().get(text)
     found = [index for index, name in enumerate(names) if text.replace("_", " ") in _forms(name)]
     return found[0] if len(found) == 1 else None
