@@ -14,6 +14,7 @@ import json
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -31,6 +32,7 @@ Take = Callable[[Tensor], Tensor]  # row numbers -> these rows, as they are
 ALIGNMENT = 32  # columns: what the matrix units of CPUs take at once
 GROUP = 64  # rows of which first the nearest alone is looked at
 QUERIES = 64  # at once
+MAPPED = 4  # coarse matrices that are kept mapped into memory
 ROUNDING = 2.0**-8  # of bfloat16, relative
 SLACK = 4e-5  # of squared norms held as two bfloat16 and of sums in float32, relative to the norms
 FREE_SHARE = 0.8  # of the free memory that a coarse matrix may take
@@ -187,8 +189,15 @@ def nearest(
         except OSError as error:
             if not place.is_dir():  # nor has another search made it meanwhile
                 raise InputError(f"cannot write to {place.parent}: {error.strerror or error}") from error
-    found = Coarse(place).nearest(shaped(queries.float()), k, take)
+    stat = (place / "facts.json").stat()
+    found = _mapped(place, stat.st_ino, stat.st_mtime_ns).nearest(shaped(queries.float()), k, take)
     return Nearest(found.rows, found.distances.square() / 2) if metric == "cosine" else found
+
+
+@lru_cache(MAPPED)
+def _mapped(place: Path, *_: int) -> Coarse:
+    """A coarse matrix, kept mapped from one search to the next; the numbers tell one file from another."""
+    return Coarse(place)
 
 
 def _indexed(
