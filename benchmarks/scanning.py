@@ -3,11 +3,13 @@
     python benchmarks/scanning.py               # about 15 minutes on two cores
     python benchmarks/scanning.py --quick       # a smoke test, its numbers mean little
     python benchmarks/scanning.py --photos DIR  # on photos of your own
+    python benchmarks/scanning.py --parts speed # this part anew, the rest as it was measured
 
 Scan and bare network take turns; a ratio is the median of the rounds' own ratios.
 """
 
 import argparse
+import json
 import os
 import shutil
 import statistics
@@ -45,6 +47,7 @@ def main() -> None:
     parser.add_argument(
         "--photos", type=Path, help="folder; by default crops of scikit-image's and -learn's samples"
     )
+    parser.add_argument("--parts", nargs="+", choices=["speed", "memory"], default=["speed", "memory"])
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--memory", type=int, help=argparse.SUPPRESS)
     parser.add_argument("-o", "--output", type=Path, default=Path(__file__).with_suffix(".md"))
@@ -52,13 +55,19 @@ def main() -> None:
     if given.memory:
         print(peak_of_a_scan(given.memory))
         return
-    with tempfile.TemporaryDirectory() as folder:
-        photos = given.photos or samples(Path(folder) / "photos", 2 if given.quick else COPIES)
-        speed = measured(photos, Path(folder), 1 if given.quick else ROUNDS)
-    sizes = (50, 200) if given.quick else SIZES
-    memory = {size: grown(size) for size in sizes}
-    given.output.write_text(page(speed, memory, given.photos is not None), "utf-8")
-    print(given.output.read_text("utf-8"))
+    kept = given.output.with_suffix(".json")
+    found = json.loads(kept.read_text("utf-8")) if kept.is_file() else {}
+    if "speed" in given.parts:
+        with tempfile.TemporaryDirectory() as folder:
+            photos = given.photos or samples(Path(folder) / "photos", 2 if given.quick else COPIES)
+            found["speed"] = measured(photos, Path(folder), 1 if given.quick else ROUNDS)
+            found["own"] = given.photos is not None
+    if "memory" in given.parts:
+        found["memory"] = [[size, grown(size)] for size in ((50, 200) if given.quick else SIZES)]
+    kept.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+    if {"speed", "memory"} <= found.keys():
+        given.output.write_text(page(found["speed"], dict(found["memory"]), found["own"]), "utf-8")
+        print(given.output.read_text("utf-8"))
 
 
 def samples(folder: Path, copies: int) -> Path:
