@@ -147,6 +147,16 @@ def test_several_photos_give_a_folder_each(here, call):
     assert opsin.Result.load("out/photo.png") != opsin.Result.load("out/other.png")
 
 
+def test_each_photo_may_have_its_own_target(here, call):
+    photos = ("photo.png", "flipped.png", *OWN, "-t", "blue dog; red dog")
+    assert call("saliency", *photos, "-o", "out")[0] == 0
+    assert call("explain", *photos, "--technique", "saliency", "-o", "page")[0] == 0
+    for place in (Path("out"), Path("page")):
+        found = [json.loads(path.read_text()) for path in sorted(place.rglob("record.json"))]
+        targets = [one["record"]["arguments"]["target"] for one in found if "record" in one]
+        assert sorted(targets) == ["1 (blue dog)", "2 (red dog)"]
+
+
 def test_explain_writes_a_self_contained_page(here, call):
     code, out, err = call("explain", "photo.png", *OWN, "-o", "out")
     assert (code, out, err) == (0, "out/index.html\n", "")
@@ -206,6 +216,15 @@ def test_names_that_are_folders_or_repeat_do_not_collide(here, call):
         ("explain photo.png -m net.py:failing", "no luck"),
         ("explain photo.png -m net.py:good --weights net.py", "cannot be read as weights"),
         ("explain photo.png -m net.py:good --technique gradcam", "nearest: grad_cam"),
+        ("explain photo.png -m net.py:good --technique class_model", "class_model needs a target"),
+        ("explain photo.png -m net.py:good --technique style_transfer", "style_transfer needs a style"),
+        ("explain photo.png -m net.py:good -t gren", "unknown class 'gren'; nearest: green bird"),
+        ("explain photo.png -m net.py:good -t 99", "classes 0 to 4"),
+        ("explain photo.png -m net.py:good -t 0.0:9", "channels 0 to 3, not 9"),
+        ("explain photo.png -m net.py:good -t 1;2", "2 targets for 1 images"),
+        ("saliency photo.png flipped.png -m net.py:good -t 1;2;3", "3 targets for 2 images"),
+        ("explain photo.png -m net.py", "net.py:FACTORY"),
+        ("explain photo.png -m net.py:good --weights random", "makes its own weights"),
         ("explain photo.png -m net.py:good -l 0.33", "unknown layer '0.33'; nearest: 0.3"),
         ("grad_cam photo.png -m net.py:good -l 7.1", "unknown layer '7.1'"),
         ("grad_cam photo.png -m net.py:good -l 3", "no spatial extent"),
@@ -384,23 +403,55 @@ def test_several_layers_are_separated_by_commas(here, call):
 def test_kept_steps_make_an_animation(here, call, kind):
     more = ("--every", "2", "--animation", kind, "-o", "out")
     assert call(*words("class_model", steps=7), *more)[0] == 0
-    assert frames(f"out/animation.{kind}") == 3
+    assert frames(f"out/steps.{kind}") == 3
     assert call(*words("class_model", steps=7), "--every", "1", "--animation", kind, "-o", "out")[0] == 0
-    assert frames(f"out/animation.{kind}") == 7
+    assert frames(f"out/steps.{kind}") == 7
 
 
 def test_an_animation_of_growing_octaves_is_of_the_largest_size(here, call):
     more = ("--octaves", "3", "--every", "1", "--animation", "gif", "-o", "out")
     assert call(*words("deepdream"), *more)[0] == 0
-    assert frames("out/animation.gif") == 6
-    with Image.open("out/animation.gif") as film:
+    assert frames("out/steps.gif") == 6
+    with Image.open("out/steps.gif") as film:
         assert film.size == (90, 60)
 
 
 def test_each_photo_has_its_own_animation(here, call):
     more = ("--layers", "0.1", "--every", "1", "--animation", "gif", "-o", "out")
     assert call("inversion", "photo.png", "flipped.png", "--steps", "3", *OWN, *more)[0] == 0
-    assert frames("out/photo.png/animation.gif") == frames("out/flipped.png/animation.gif") == 3
+    assert frames("out/photo.png/steps.gif") == frames("out/flipped.png/steps.gif") == 3
+
+
+def test_a_film_is_of_the_kind_that_is_asked_for(here, call):
+    assert call(*words("deepdream"), "--frames", "2", "--animation", "gif", "-o", "out")[0] == 0
+    assert not Path("out/animation.webp").exists()
+    assert frames("out/animation.gif") == 2
+
+
+def test_steps_that_were_kept_stay_where_a_climb_goes_on(here, call):
+    assert call(*words("class_model", steps=3), "--every", "1", "-o", "part")[0] == 0
+    assert call("resume", "part", "--steps", "4")[0] == 0
+    assert frames("part/steps.webp") == 3
+    assert call("resume", "part", "--steps", "7", "--every", "1")[0] == 0
+    assert frames("part/steps.webp") == 3
+
+
+def test_pictures_that_are_climbed_together_stand_side_by_side(here, call):
+    assert (
+        call(*words("feature_visualization", steps=2), "--pictures", "2", "--every", "1", "-o", "out")[0] == 0
+    )
+    with Image.open("out/steps.webp") as film:
+        assert film.size == (64, 32)
+
+
+def test_what_was_made_in_python_names_no_network_to_resume_with(here, call):
+    net = opsin.zoo.load("net.py:good").network
+    model = opsin.Model(net, mean=[0.5] * 3, std=[0.5] * 3, size=32, name="mine")
+    opsin.class_model(model, 1, steps=2).save("part")
+    code, _, err = call("resume", "part")
+    assert code == 2
+    assert "mine was made in Python: name it with --model" in err
+    assert call("resume", "part", *OWN, "--steps", "3")[0] == 0
 
 
 @pytest.mark.parametrize("name", ["class_model", "feature_visualization", "deepdream"])
@@ -462,7 +513,7 @@ def test_an_interrupt_keeps_the_picture_so_far(here):
     assert "Traceback" not in err
     made = opsin.Result.load("out")
     assert 1 <= len(made.numbers["scores"]) < 100000
-    assert "stopped at step" in made.record.notes[0]
+    assert any("stopped at step" in line for line in made.record.notes)
 
 
 def test_an_interrupt_of_what_is_not_climbed_writes_nothing(here):

@@ -638,3 +638,14 @@ def test_a_class_name_may_have_brackets_and_signs():
         objective = parsing.parse(text, model)
         assert scores(parsing.parse(objective.name, model), model) == scores(objective, model)
     assert parsing.parse("0 (crane (bird)) - 1 (crane (machine))", model).name.count("crane") == 2
+
+
+def test_a_class_name_may_have_a_semicolon():
+    model = nets.model(nets.plain(), labels=["cat; house", "dog", "a; b", "x", "y"])
+    for text, count in (("cat; house", 1), ("dog; cat", 2), ("0 (cat; house); dog", 2), ("a; b", 1)):
+        objective = parsing.resolve(text, model)
+        assert objective.count == count
+        assert parsing.resolve(objective.name, model).name == objective.name
+    made = opsin.class_model(model, [0, 1], steps=1)
+    assert [panel.group for panel in made.panels] == ["0 (cat; house)", "1 (dog)"]
+    assert opsin.resume(made, model, steps=2).record.arguments["target"] == "0 (cat; house); 1 (dog)"

@@ -130,8 +130,23 @@ def test_given_again_such_a_target_is_resumed():
     same(opsin.resume(done, MODEL, steps=3, target=own), opsin.class_model(MODEL, own, steps=3))
 
 
+def test_another_target_is_refused():
+    with pytest.raises(opsin.InputError, match=r"target was 2 \(beagle\), not 0 \("):
+        opsin.resume(stopped("class_model"), MODEL, target=0)
+
+
+def test_fewer_steps_than_have_been_climbed_are_refused():
+    with pytest.raises(opsin.InputError, match="3 steps have been climbed: 2 are fewer"):
+        opsin.resume(stopped("class_model"), MODEL, steps=2)
+
+
+def test_what_is_no_result_is_refused():
+    with pytest.raises(opsin.InputError, match="got Tensor"):
+        opsin.resume(PHOTOS, MODEL)
+
+
 def test_a_setting_that_there_is_none_of_is_told():
-    with pytest.raises((opsin.InputError, TypeError), match="nosuch"):
+    with pytest.raises(TypeError, match="nosuch"):
         opsin.resume(stopped("class_model"), MODEL, nosuch=3)
 
 

@@ -9,16 +9,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from opsin.canvas import Canvas, Pixels
-from opsin.errors import InputError, NetworkError
+from opsin.errors import InputError, NetworkError, unknown
 from opsin.model import Model
-from opsin.objectives import Objective
+from opsin.objectives import SEVERAL, Objective
 from opsin.progress import Enough, report
 from opsin.results import Picture, Pictures, note
 from opsin.tiles import tiled
@@ -75,8 +75,7 @@ def ascend(
     Raises `InputError` where the score does not depend on the image, and on transforms with `lbfgs`, whose
     line search compares evaluations, or a rate of zero; `NetworkError` where the score is no longer a number.
     """
-    if optimiser == "lbfgs":
-        transforms = _searched(transforms, rate)
+    transforms = _checked(optimiser, transforms, rate)
     canvas = canvas or Pixels()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -139,8 +138,12 @@ def clipped(images: Float[Tensor, "n 3 h w"], _: torch.Generator) -> Float[Tenso
     return images.clamp(0, 1)
 
 
-def _searched(transforms: Sequence[Transform], rate: float) -> list[Transform]:
-    """What a line search changes images by. Raises `InputError` on what it cannot work with."""
+def _checked(optimiser: str, transforms: Sequence[Transform], rate: float) -> Sequence[Transform]:
+    """What images are changed by. Raises `InputError` on what a line search cannot work with."""
+    if optimiser not in get_args(Optimiser):
+        raise unknown("optimiser", optimiser, get_args(Optimiser))
+    if optimiser != "lbfgs":
+        return transforms
     if transforms:
         raise InputError("lbfgs compares evaluations, which random transforms change: use adam")
     if rate == 0:
@@ -317,7 +320,7 @@ def climb(
 
 def climbed(found: Climb, target: Objective, model: Model) -> Pictures:
     """The result of a climb towards a target: of a classifier with the class that it sees in the picture."""
-    names = target.name.split("; ") if target.count > 1 else [target.name] * len(found.images)
+    names = SEVERAL.split(target.name) if target.count > 1 else [target.name] * len(found.images)
     panels = []
     seen = named(model, found.images)
     for index, (name, image) in enumerate(zip(names, found.images, strict=True)):

@@ -1,6 +1,7 @@
 """The command line: one command a technique, made from the registry."""
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +25,7 @@ from opsin.terminal import (
     open_model,
     open_photos,
     progress,
+    reopen_model,
     whole_photos,
 )
 
@@ -222,12 +224,14 @@ def resume(
     loaded = Result.load(result)
     if loaded.record is None:
         raise click.UsageError(f"{result} does not say how it was made")
-    model = open_model(model_name or loaded.record.model["name"], weights)
-    changes = {} if steps is None else {"steps": steps}
+    model = reopen_model(loaded.record.model, model_name, weights)
     place = folder or result
     with writing(place) as fresh, progress(every) as frames:
-        done = registry.resume(loaded, model, **changes)
+        done = registry.resume(loaded, model, steps=steps)
         _write([(done, list(frames))], [], fresh, animation)
+        for kept in Path(result).glob("steps.*"):
+            if not any(fresh.glob("steps.*")):
+                shutil.copy(kept, fresh)  # of the steps that came before
     click.echo(place)
 
 
@@ -249,9 +253,11 @@ def _technique_command(name: str) -> click.Command:
                 p for p in context.params if context.get_parameter_source(p) is ParameterSource.COMMANDLINE
             }
             if unused := given - {"photos", "weights"}:
-                raise click.UsageError(f"listing the layers of a model takes no {', '.join(sorted(unused))}")
+                options = ", ".join(f"--{one.removesuffix('_name')}" for one in sorted(unused))
+                raise click.UsageError(f"listing the layers of a model takes no {options}")
             _print_tree(photos[0], weights)
             return
+        from opsin.parsing import one_each
         from opsin.results import writing
 
         place = folder or name
@@ -259,13 +265,15 @@ def _technique_command(name: str) -> click.Command:
             if parameter.arg.role == "images":
                 settings[key] = whole_photos(settings[key])
         with writing(place) as fresh, progress(every, climbs=technique.climbs) as frames:
-            opened = open_photos(
-                photos, settings.get("target")
-            )  # a wrong one is told before a network is built
+            opened = open_photos(photos, settings.get("target"))  # a wrong one is told first
             model = open_model(model_name, weights)
             results = []
-            for inputs in batches(opened, model, technique.photos) if technique.takes_images else [()]:
+            pieces = batches(opened, model, technique.photos) if technique.takes_images else [()]
+            goals = one_each(settings.get("target"), model, len(pieces)) if len(pieces) > 1 else []
+            for number, inputs in enumerate(pieces):
                 frames.clear()
+                if goals and "target" in settings:
+                    settings["target"] = goals[number]
                 results.append((technique.run(model, *inputs, **settings), list(frames)))
             _write(results, [name for name, _ in opened], fresh, animation)
         click.echo(place)
@@ -332,7 +340,10 @@ def _write(results: list[tuple[Any, list[Any]]], names: list[str], place: Path, 
         inner.mkdir(exist_ok=True)
         result.write_into(inner)
         if len(frames) > 1:
-            animate(frames, inner / f"animation.{animation}")
+            animate(frames, inner / f"steps.{animation}")
+        if getattr(result, "film", False) and animation != "webp":
+            (inner / "animation.webp").unlink()
+            animate(list(result.images), inner / f"animation.{animation}")
     if len(results) > 1:
         about = {"kind": "Photos", "photos": folders}
         (place / RECORD).write_text(json.dumps(about, ensure_ascii=False) + "\n", "utf-8")

@@ -176,6 +176,7 @@ class Model:
         self.crop, self.interpolation, self.squash = crop, interpolation, squash
         with _locks_lock:
             self._lock = _locks.setdefault(self.network, threading.RLock())
+        self.loaded: list[str] | None = None  # the name, and the weights, that `opsin.load` was given
         self._weighed: Weighed | None = None
         self._overwritten: set[str] = set()  # calls whose output a later operation changes in place
         self._copies: dict[int, tuple[Tensor, int, Tensor]] = {}  # of buffers, with the version copied

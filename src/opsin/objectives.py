@@ -15,6 +15,7 @@ from opsin.errors import InputError
 from opsin.model import Activations, is_distribution
 from opsin.results import CAUTION, note
 
+SEVERAL = re.compile(r";\s*(?![^()]*\))")  # between objectives of several images; not in a class's name
 SMALL = 1e-12  # keeps roots differentiable at zero
 
 

@@ -14,6 +14,7 @@ total_variation(2), norm(6)       priors on the image
 
 import re
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -21,7 +22,7 @@ from torch import Tensor
 from opsin import objectives
 from opsin.errors import InputError, unknown
 from opsin.model import Model
-from opsin.objectives import Objective, channel, each, logit, predicted, unit
+from opsin.objectives import SEVERAL, Objective, channel, each, logit, predicted, unit
 
 UNIT = re.compile(r"^(?P<layer>.+):(?P<channel>\d+)(@(?P<row>\d+), ?(?P<column>\d+))?$")
 TERM = re.compile(r"^(?:(?P<weight>[+-]?\d*\.?\d+(?:e[+-]?\d+)?)\s*\*\s*)?(?P<body>.+)$")
@@ -41,19 +42,34 @@ def resolve(target: object, model: Model, n: int | None = None) -> Objective:
         return predicted()
     if isinstance(target, Objective):
         return target
-    if isinstance(target, Tensor | np.ndarray | np.generic):
-        target = target.tolist()  # a class index, or one for each image
-    if isinstance(target, int) and not isinstance(target, bool):
-        return logit(target, _class_name(target, model))
-    if isinstance(target, str) and ";" in target:
-        target = target.split(";")
-    if isinstance(target, str):
-        return parse(target, model)
-    if isinstance(target, Sequence):
+    if isinstance(target := _separate(target, model), list):
         if n is not None and len(target) != n:
             raise InputError(f"{len(target)} targets for {n} images: give one for all, or one an image")
         return each([resolve(one, model) for one in target])
+    if isinstance(target, int) and not isinstance(target, bool):
+        return logit(target, _class_name(target, model))
+    if isinstance(target, str):
+        return parse(target, model)
     raise InputError(f"a target is a class, a text or an Objective, got {target!r}")
+
+
+def one_each(target: object, model: Model, n: int) -> list[Any]:
+    """What each of `n` images that are worked on alone is asked: its own of several targets, or the only one.
+
+    Raises `InputError` where there are neither one nor `n`, and on what `resolve` refuses.
+    """
+    resolve(target, model, n)
+    return found if isinstance(found := _separate(target, model), list) else [found] * n
+
+
+def _separate(target: object, model: Model) -> object:
+    """A list where `target` is several, one an image; else what it is."""
+    if isinstance(target, Tensor | np.ndarray | np.generic):
+        return target.tolist()
+    if isinstance(target, str):
+        several = SEVERAL.search(target) and class_named(target, model.labels or ()) is None
+        return SEVERAL.split(target) if several else target
+    return list(target) if isinstance(target, Sequence) else target
 
 
 def parse(text: str, model: Model) -> Objective:

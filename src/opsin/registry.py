@@ -166,19 +166,28 @@ def techniques() -> dict[str, Technique]:
     return {name: get(name) for name in names()}
 
 
-def resume(result: Any, model: Any, **changes: Any) -> Any:
+def resume(result: Any, model: Any, *, steps: int | None = None, target: Any = None) -> Any:
     """Go on where a saved or loaded result of a climbing technique stands.
 
-    `result` is one, or the folder of one. Its arguments hold again, but for `changes` (more `steps`, say).
+    `result` is one, or the folder of one. Its arguments hold again, but for more `steps`. A `target` that
+    has no text form is to be given again.
 
-    Raises `InputError` on a result of another kind, another model, or a target that has no text form.
+    Raises `InputError` on a result of another kind, another model or target, fewer steps than have been
+    climbed, or a target that has no text form and is not given.
     """
+    from opsin.parsing import resolve
     from opsin.results import Pictures, Result
 
+    if not isinstance(result, Result | str | Path):
+        raise InputError(f"resume takes a result or the folder of one, got {type(result).__name__}")
     loaded = result if isinstance(result, Result) else Result.load(result)
     if not isinstance(loaded, Pictures) or loaded.record is None or not loaded.state:
         raise InputError("only pictures that a technique climbed step by step can be resumed")
     about, record = get(loaded.record.technique), loaded.record
+    numbers = {int(k.split(".")[0]): int(v) for k, v in loaded.state.items() if k.endswith(".number")}
+    climbed = numbers[max(numbers)] if numbers else 0
+    if steps is not None and steps < climbed:
+        raise InputError(f"{climbed} steps have been climbed: {steps} are fewer")
     if record.model["sha256"] != model.weigh().fingerprint:
         raise InputError(
             f"these pictures were made with {record.model['name']} (weights {record.model['sha256'][:12]}), "
@@ -189,9 +198,15 @@ def resume(result: Any, model: Any, **changes: Any) -> Any:
     for name, parameter in about.parameters.items():
         if parameter.arg.role == "images":
             given[name] = [v for k, v in kept.items() if k.startswith(f"{name}.")]
+    if target is not None:
+        given["target"] = resolve(target, model)
+        if given["target"].name != record.arguments.get("target"):
+            raise InputError(f"the target was {record.arguments.get('target')}, not {given['target'].name}")
+    if steps is not None:
+        given["steps"] = steps
     images = (kept["images"],) if about.takes_images else ()
     with _resuming(loaded.state):
-        return about.run(model, *images, **{**given, **changes})
+        return about.run(model, *images, **given)
 
 
 @contextmanager
@@ -222,7 +237,10 @@ def _run(
     from opsin.model import Model
     from opsin.results import CAUTION, Record, note, noting
 
-    bound = signature.bind(*args, **kwargs)
+    try:
+        bound = signature.bind(*args, **kwargs)
+    except TypeError as error:
+        raise InputError(f"{about.name}: {error}") from error
     bound.apply_defaults()
     given = bound.arguments
     model = given["model"]
@@ -248,10 +266,15 @@ def _run(
         weights = model.weigh()
         if not weights.finite:
             note(f"{CAUTION}the network's weights hold NaN or infinite numbers: so may the values here")
-        result = function(*bound.args, **bound.kwargs)
+        try:
+            result = function(*bound.args, **bound.kwargs)
+        except (MemoryError, RuntimeError) as error:
+            if isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error):
+                raise InputError(f"{about.name} needs more memory than there is: {error}") from error
+            raise
     facts: dict[str, Any] = {"name": model.name, "sha256": weights.fingerprint, "size": list(model.size)}
     facts |= {"mean": list(model.mean), "std": list(model.std), "crop": model.crop, "squash": model.squash}
-    facts |= {"interpolation": model.interpolation}
+    facts |= {"interpolation": model.interpolation, "load": model.loaded}
     record = Record(about.name, about.paper, arguments, facts, versions(PACKAGES), tuple(notes))
     if about.climbs:
         result = replace(

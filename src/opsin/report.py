@@ -17,6 +17,7 @@ from torch import Tensor
 from opsin import colour, images, registry
 from opsin.errors import InputError, OpsinError
 from opsin.model import Model
+from opsin.parsing import one_each, resolve
 from opsin.progress import steps
 from opsin.registry import Technique
 from opsin.results import CAUTION, PAGE, RECORD, Gallery, Pictures, Result, data_uri, writing
@@ -112,6 +113,7 @@ def explain(
     techniques = [techniques] if isinstance(techniques, str) else techniques
     if layer is not None:
         model.call(layer)
+    goals = _goals(model, photos, target)
     known = registry.techniques()
     chosen = (
         [registry.get(name) for name in techniques]
@@ -122,9 +124,14 @@ def explain(
     if techniques:
         left_out = dict.fromkeys(left_out, "not asked for")
 
-    def result(technique: Technique, *inputs: object) -> list[tuple[Technique, Result]]:
+    for technique in chosen:
+        missing = [p for p in technique.parameters.values() if p.required]
+        if needed := [p.name for p in missing if p.arg.role != "target" or target is None]:
+            raise InputError(f"{technique.name} needs a {needed[0]}: use `opsin {technique.name}`")
+
+    def result(technique: Technique, goal: object, *inputs: object) -> list[tuple[Technique, Result]]:
         roles = {name: parameter.arg.role for name, parameter in technique.parameters.items()}
-        given = {"target": target, "layer": layer}
+        given = {"target": goal, "layer": layer}
         settings = {name: given[role] for name, role in roles.items() if given.get(role) is not None}
         try:
             return [(technique, technique.run(model, *inputs, **settings))]
@@ -140,7 +147,7 @@ def explain(
     work = [(i, t) for i in range(len(photos)) for t in chosen if t.takes_images]
     found: list[list[tuple[Technique, Result]]] = [[] for _ in photos]
     for index, technique in steps(work, len(work), "techniques"):
-        found[index] += result(technique, photos[index : index + 1])
+        found[index] += result(technique, goals[index], photos[index : index + 1])
     for name in {t.name for results in found for t, _ in results} & left_out.keys():
         left_out[name] = f"not on every photo: {left_out[name]}"
     alike: list[tuple[Shot, ...]] = [()] * len(photos)
@@ -149,12 +156,21 @@ def explain(
 
         shots = neighbours(model, collection, photos, k=NEAREST, names=titles).shots
         alike = [tuple(s for s in shots if s.group == title and not s.lead) for title in titles]
-    general = [pair for t in chosen if not t.takes_images for pair in result(t)]
+    general = [pair for t in chosen if not t.takes_images for pair in result(t, target)]
     sections = [
         Section(name, photo[None], _top(model, photo[None]), tuple(sorted(results, key=_is_gallery)), near)
         for name, photo, results, near in zip(titles, photos, found, alike, strict=True)
     ]
     return Report(model, tuple(sections), tuple(general), tuple(sorted(left_out.items())))
+
+
+def _goals(model: Model, photos: Float[Tensor, "n 3 h w"], target: object) -> list[object]:
+    """Each photo's target: one for all, or one each. Raises `InputError` on one that there is not."""
+    goals = one_each(target, model, len(photos))
+    if target is not None:
+        goal = resolve(target, model)
+        goal.score(model.run(photos[: goal.count], goal.layers))  # what there is not is told now
+    return goals
 
 
 def headings(names: Sequence[str]) -> list[str]:

@@ -29,7 +29,7 @@ RECORD = "record.json"
 VALUES = "values.npz"
 PAGE = "index.html"
 FACTS = "facts.json"
-OWN_FILES = re.compile(rf"{RECORD}|{VALUES}|{PAGE}|{FACTS}|\d{{3,}}\.png|animation\.(gif|webp)")
+OWN_FILES = re.compile(rf"{RECORD}|{VALUES}|{PAGE}|{FACTS}|\d{{3,}}\.png|(animation|steps)\.(gif|webp)")
 
 CAUTION = "Caution: "
 

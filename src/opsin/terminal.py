@@ -3,7 +3,7 @@
 import json
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +36,14 @@ def open_model(name: str, weights: str | None) -> "Model":
     from opsin.zoo import load
 
     return load(name, weights=weights)
+
+
+def reopen_model(known: Mapping[str, Any], name: str | None, weights: str | None) -> "Model":
+    """The network that a record names, unless the options name another."""
+    if name is None and not known.get("load"):
+        raise click.UsageError(f"{known['name']} was made in Python: name it with --model FILE.py:FACTORY")
+    name, *saved = known["load"] if name is None else [name]
+    return open_model(name, weights or next(iter(saved), None))
 
 
 def open_collection(folder: str) -> "Collection":
@@ -152,7 +160,7 @@ def progress(every: int | None = None, *, climbs: bool = True) -> Iterator[list[
                 raise KeyboardInterrupt
             return
         if every and step.done % every == 0:
-            frames.append(step.images()[0].cpu())
+            frames.append(step.images().cpu().permute(1, 2, 0, 3).flatten(2))  # side by side
         if interrupted:
             raise Enough
 

@@ -39,6 +39,12 @@ def load(name: str = DEFAULT, *, weights: str | Path | None = None) -> Model:
 
     Raises `InputError` on an unknown name, `NetworkError` where weights cannot be had or do not fit.
     """
+    model = _load(name, weights)
+    model.loaded = [name] if weights is None else [name, str(weights)]
+    return model
+
+
+def _load(name: str, weights: str | Path | None) -> Model:
     kind, _, rest = name.partition(":")
     if name in ZOO:
         if weights is None:
@@ -56,6 +62,8 @@ def load(name: str = DEFAULT, *, weights: str | Path | None = None) -> Model:
         raise InputError(f"unknown model {name!r}: timm has a network of this name, say timm:{name}")
     if Path(name).suffix in (".pt", ".pth", ".safetensors", ".bin", ".pt2"):
         raise InputError(f"{name} holds weights but no network: name one and give this file as its weights")
+    if name.endswith(".py"):
+        raise InputError(f"{name} is a file: say which function of it makes the model, as {name}:FACTORY")
     forms = "; other forms: timm:NAME, torchvision:NAME, hf:NAME, FILE.py:FACTORY"
     raise unknown("model", name, ZOO, forms)
 
@@ -228,6 +236,8 @@ def _from_file(name: str, weights: str | Path | None) -> Model:
             f"{name} returned a {type(model).__name__}: return opsin.Model(network, mean=..., std=..., "
             "size=...), as only you know the preprocessing"
         )
+    if weights == "random":
+        raise InputError(f"{name} makes its own weights: 'random' is for networks that are known by name")
     if weights is not None:
         _fill(model.network, weights, name)
     return model

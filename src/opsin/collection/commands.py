@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from opsin.terminal import MODEL, MODEL_HELP, OUT, WEIGHTS, open_collection, open_model, open_photos, progress
+from opsin.terminal import (
+    MODEL,
+    MODEL_HELP,
+    OUT,
+    WEIGHTS,
+    open_collection,
+    open_model,
+    open_photos,
+    progress,
+    reopen_model,
+)
 
 if TYPE_CHECKING:
     from opsin.collection.store import Collection
@@ -205,7 +215,7 @@ COMMANDS = (scan, neighbours, units, map, mistakes)
 
 
 def _model(collection: "Collection", name: str | None, weights: str | None) -> "Model":
-    return open_model(name or collection.about.model["name"], weights)
+    return reopen_model(collection.about.model, name, weights)
 
 
 def _find(collection: str, place: str, find: "Callable[[Collection], Any]") -> None:

@@ -359,7 +359,7 @@ def matrix(column: pa.Array, width: int) -> Float[np.ndarray, "n c"]:
 
 def about_model(model: Model) -> dict[str, Any]:
     """Which network, weights and preprocessing."""
-    facts = {"name": model.name, "sha256": model.weigh().fingerprint}
+    facts = {"name": model.name, "sha256": model.weigh().fingerprint, "load": model.loaded}
     return facts | {key: _plain(getattr(model, key)) for key in PREPROCESSING}
 
 

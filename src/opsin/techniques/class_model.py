@@ -8,9 +8,11 @@ from opsin.errors import InputError
 from opsin.model import Model
 from opsin.objectives import norm
 from opsin.registry import Arg, Target, technique
-from opsin.results import Pictures
+from opsin.results import Pictures, note
 from opsin.transforms import blurred
 
+L2 = 1e-4  # λ; found by trial
+EVERY = 4  # steps between blurs, as Yosinski et al.
 # Yosinski et al. 2015, table 1: decay, blur radius, blur every, small norm %, small contribution %
 PUBLISHED = {
     "yosinski_1": (0.0, 0.5, 4, 50.0, 0.0),
@@ -31,14 +33,16 @@ def class_model(
     target: Target,
     steps: Annotated[int, Arg("gradient steps", least=1)] = 200,
     rate: Annotated[float, Arg("mean change of a channel's value in a step, in deviations", least=0)] = 0.02,
-    l2: Annotated[float, Arg("λ, the weight of the squared norm", least=0)] = 1e-4,
+    l2: Annotated[
+        float | None, Arg("λ, of the squared norm; by default 1e-4, of published settings 0", least=0)
+    ] = None,
     settings: Annotated[
         Literal["own", "yosinski_1", "yosinski_2", "yosinski_3", "yosinski_4"],
         Arg("Yosinski's published regularisation, in place of the five settings below"),
     ] = "own",
     decay: Annotated[float, Arg("share of the picture lost in a step", least=0, most=1)] = 0.0,
     blur: Annotated[float, Arg("Gaussian blur, pixels", least=0)] = 0.0,
-    blur_every: Annotated[int, Arg("steps between blurs", least=0)] = 4,
+    blur_every: Annotated[int, Arg("steps between blurs", least=1)] = EVERY,
     small_norm: Annotated[
         float, Arg("per cent of pixels of least norm set to zero", least=0, most=100)
     ] = 0.0,
@@ -56,11 +60,17 @@ def class_model(
     network; the image is kept within [0, 1]. Norms and contributions are measured on x - mean.
     """
     own = (decay, blur, blur_every if blur else 0, small_norm, small_contribution)
-    if settings != "own" and any((decay, blur, small_norm, small_contribution)):
+    if settings != "own" and any((l2, decay, blur, blur_every != EVERY, small_norm, small_contribution)):
         raise InputError(
             f"class_model: settings {settings!r} bring their own regularisation; leave the rest out"
         )
+    l2 = L2 if settings == "own" and l2 is None else l2 or 0.0
     chosen = own if settings == "own" else PUBLISHED[settings]
+    note(
+        "λ {:g}, decay {:g}, blur {:g} every {} steps, small norm {:g} %, contribution {:g} %".format(
+            l2, *chosen
+        )
+    )
     mean, std = model.statistics()
     found = climb(
         "class model",
