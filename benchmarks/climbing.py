@@ -56,7 +56,14 @@ GOOGLENET = SHARED / "weights" / "bvlc_googlenet_fp16.safetensors"
 PACKAGES = ("torch", "torchvision", "timm", "torch-lucent")
 CLASSIFIER, VGG = "tf_efficientnet_lite0", "vgg16_features"
 SIDE, DREAM_SIDE, STYLE_SIDE = 224, 512, 256  # pixels
-EARLY, MIDDLE, LAST, DREAMT, STYLED = "conv_stem", "blocks.3", "classifier", "blocks.4", "relu5_1"
+FIRST, EARLY, MIDDLE, LAST, DREAMT, STYLED = (
+    "conv_stem",
+    "blocks.1",
+    "blocks.3",
+    "classifier",
+    "blocks.4",
+    "relu5_1",
+)
 SEVERAL = 16  # channels at once
 SKIPPED = 3  # steps before the clock starts: they allocate, and L-BFGS has no memory yet
 TIMED = 5  # steps of a round
@@ -147,7 +154,7 @@ def styled(optimiser: str) -> Subject:
 VISUALISED = {
     f"feature_visualization, {layer}, {batch} at once": partial(visualised, layer, batch)
     for batch in (1, SEVERAL)
-    for layer in (EARLY, MIDDLE, LAST)
+    for layer in (FIRST, EARLY, MIDDLE, LAST)
 }
 SUBJECTS: dict[str, Callable[[], Subject]] = {
     **VISUALISED,

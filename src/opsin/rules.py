@@ -125,10 +125,10 @@ def _hooked(node: Node, rule: Rule) -> Any:
     return node.register_hook(ungated)
 
 
-def nodes(starts: Iterable[Node | None]) -> Iterator[Node]:
-    """Every node of the graph below `starts`, once."""
-    todo = [node for node in starts if node is not None]
-    seen = set(todo)  # holds the nodes, so that their Python identity lasts
+def nodes(starts: Iterable[Node | None], without: Node | None = None) -> Iterator[Node]:
+    """Every node of the graph below `starts` that is reached `without` one, once."""
+    todo = [node for node in starts if node is not None and node is not without]
+    seen = {*todo, without}  # holds the nodes, so that their Python identity lasts
     while todo:
         node = todo.pop()
         yield node

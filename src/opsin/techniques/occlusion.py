@@ -5,10 +5,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from opsin.batches import chunks, forward_batch
+from opsin.detour import detour
 from opsin.errors import InputError
 from opsin.model import Model
 from opsin.progress import steps
-from opsin.regions import detour
 from opsin.registry import Arg, Target, technique
 from opsin.results import Heatmap
 
@@ -55,7 +55,7 @@ def occlusion(
     for index, part in steps(batches, len(batches), "occlusion"):
         covered = _covered(images[index], squares[part], patch, fill)
         if way and part.start == 0:
-            known = model.run(images[index : index + 1], (way.layer,))[way.layer]
+            known = model.run(images[index : index + 1], way.layers)
         run = (
             way.run(model, covered, squares[part], patch, layers, known)
             if way
