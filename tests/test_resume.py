@@ -170,3 +170,13 @@ def test_a_listener_that_raises_anything_else_leaves_nothing_for_the_next_climb(
     with pytest.raises(ZeroDivisionError), opsin.listening(listen):
         opsin.class_model(MODEL, "beagle", steps=4)
     assert isinstance(opsin.class_model(MODEL, "beagle", steps=1).images, Tensor)
+
+
+@every_case
+def test_the_record_says_what_was_climbed(case):
+    assert any(line.startswith("climbed: ") for line in stopped(case).record.notes)
+
+
+def test_layers_that_nobody_chose_are_named():
+    made = opsin.deepdream(MODEL, PHOTOS, steps=1, octaves=1)
+    assert made.record.notes == ("climbed: energy(relu1)",)

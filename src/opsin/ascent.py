@@ -285,6 +285,7 @@ def climb(
         return Climb(start, torch.empty(0, len(start)))
     if finished:
         steps = int(state["number"])
+    note(f"climbed: {objective.name}")
     if state and optimiser == "lbfgs":
         note("resumed: L-BFGS began with an empty memory")
     scores = list(state["scores"]) if state else []
