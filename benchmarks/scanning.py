@@ -178,7 +178,6 @@ def resident() -> int:
 
 def page(speed: dict[str, dict[str, float]], memory: dict[int, int], own: bool) -> str:
     worst = min(one["ratio"] for one in speed.values())
-    (few, small), (many, large) = memory.items()
     what = "photos of the given folder" if own else "crops of sample photos, JPEG, 500 pixels wide"
     lines = [
         "# Scanning: beside the bare network, and as the collection grows",
@@ -209,8 +208,7 @@ def page(speed: dict[str, dict[str, float]], memory: dict[int, int], own: bool) 
         "",
         "| images | MiB |",
         "| ---: | ---: |",
-        f"| {few:,} | {small:,} |",
-        f"| {many:,} | {large:,} |",
+        *(f"| {count:,} | {peak:,} |" for count, peak in memory.items()),
         "",
     ]
     return "\n".join(lines)
