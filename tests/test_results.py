@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,7 @@ from opsin.results import (
     Pictures,
     Record,
     Result,
+    as_json,
     note,
     noting,
     writing,
@@ -185,3 +188,8 @@ def test_pictures_hold_plain_tensors_of_their_own():
     made = Pictures((Picture("g", "c", image),), numbers={"n": torch.ones(1, dtype=torch.bfloat16)})
     assert made.images.dtype == made.numbers["n"].dtype == torch.float32
     assert not made.images.requires_grad
+
+
+def test_numbers_that_are_not_finite_are_null_in_json():
+    about = {"a": [float("nan"), 1.5, (float("inf"), "NaN")], "b": {"c": -float("inf")}}
+    assert json.loads(as_json(about)) == {"a": [None, 1.5, [None, "NaN"]], "b": {"c": None}}

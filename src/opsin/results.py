@@ -4,6 +4,7 @@ import base64
 import html
 import io
 import json
+import math
 import re
 import shutil
 import tempfile
@@ -44,6 +45,19 @@ def note(text: str) -> None:
     notes = _notes.get()
     if notes is not None and text not in notes:
         notes.append(text)
+
+
+def as_json(about: object) -> str:
+    """Valid JSON: numbers that are not finite are null."""
+
+    def finite(value: object) -> object:
+        if isinstance(value, dict):
+            return {key: finite(one) for key, one in value.items()}
+        if isinstance(value, list | tuple):
+            return [finite(one) for one in value]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return json.dumps(finite(about), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 @contextmanager
@@ -115,7 +129,7 @@ class Result(ABC):
             picture.save(place / f"{index:03d}.png")
         np.savez_compressed(place / VALUES, **cast(Any, {k: v.numpy() for k, v in arrays.items()}))
         about = {"kind": type(self).__name__, **facts, "record": asdict(self.record) if self.record else None}
-        (place / RECORD).write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", "utf-8")
+        (place / RECORD).write_text(as_json(about), "utf-8")
 
     @staticmethod
     def load(folder: str | Path) -> "Result":
@@ -123,6 +137,8 @@ class Result(ABC):
         place = Path(folder)
         if not (place / RECORD).is_file():
             raise InputError(f"{place} holds no {RECORD}: not a saved result")
+        from opsin.collection import findings, map  # noqa: F401, PLC0415 (kinds of results that stand on this)
+
         facts = json.loads((place / RECORD).read_text("utf-8"))
         if facts["kind"] not in Result.kinds:
             inner = sorted(str(path.parent) for path in place.rglob(VALUES))

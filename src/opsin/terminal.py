@@ -65,7 +65,7 @@ def open_photos(photos: tuple[str, ...], target: str | None = None) -> "list[tup
             found += [(row.name, decoded(collection.source.read(row.path), row.path)) for row in rows]
         else:
             found += [(one.name, open_photo(one)) for one in folder_photos(path)]
-    return found
+    return [(name.encode("utf-8", "backslashreplace").decode(), photo) for name, photo in found]
 
 
 def is_collection(path: str) -> bool:

@@ -40,7 +40,10 @@ def load(name: str = DEFAULT, *, weights: str | Path | None = None) -> Model:
     Raises `InputError` on an unknown name, `NetworkError` where weights cannot be had or do not fit.
     """
     model = _load(name, weights)
-    model.loaded = [name] if weights is None else [name, str(weights)]
+    file, _, factory = name.rpartition(":")
+    whole = f"{Path(file).absolute()}:{factory}" if file.endswith(".py") else name
+    kept = Path(weights).absolute() if weights is not None and Path(weights).is_file() else weights
+    model.loaded = [whole] if kept is None else [whole, str(kept)]
     return model
 
 

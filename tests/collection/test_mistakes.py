@@ -346,9 +346,11 @@ def test_what_shows_nothing_is_told(shown):
     made, _ = shown
     with pytest.raises(opsin.InputError, match="layer 'relu2' has the channels 0 to 5, not 6"):
         made.showing("relu2:6")
-    for target in ("dragon", "99", "conv1:1"):
+    for target in ("dragon", "99"):
         with pytest.raises(opsin.InputError, match=f"holds no image of '{target}'"):
             made.showing(target)
+    with pytest.raises(opsin.InputError, match="unknown layer of the collection 'conv1'"):
+        made.showing("conv1:1")
     with pytest.raises(opsin.InputError, match="'tiger' is ambiguous"):
         made.showing("tiger")
 

@@ -810,3 +810,72 @@ def test_an_interrupt_leaves_what_was_done(here, call, monkeypatch):
     assert "Traceback" not in err
     assert call("scan", "photos", *OWN)[:2] == (0, "21 images in collection\n")
     same(opsin.Collection("collection"), scan("photos", "fresh", opsin.load("net.py:net")))
+
+
+PROGRAM = """
+import sys
+import opsin
+from torch import nn
+
+print("the program runs")
+net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+model = opsin.Model(net, mean=[0.5] * 3, std=[0.5] * 3, size=16)
+made = opsin.scan(sys.argv[1], model, sys.argv[2], workers=2)
+opsin.leave_one_out(made, k=1).save(sys.argv[3])
+print(len(made))
+"""
+
+
+def test_a_program_without_a_guard_is_not_run_again_by_its_decoders(root, tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+    command = [sys.executable, program, root, tmp_path / "made", tmp_path / "page"]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert ran.stdout == "the program runs\n21\n"
+    loading = "import sys, opsin; print(type(opsin.Result.load(sys.argv[1])).__name__)"
+    ran = subprocess.run(
+        [sys.executable, "-c", loading, tmp_path / "page"], capture_output=True, text=True, check=True
+    )
+    assert ran.stdout == "Findings\n"
+
+
+def test_a_collection_whose_photos_are_all_broken_now_is_kept(root, tmp_path):
+    scan(root, tmp_path / "made")
+    (tmp_path / "made" / "mine").mkdir()
+    (tmp_path / "made" / "mine" / "notes.txt").write_text("keep")
+    for photo in root.rglob("*.png"):
+        photo.write_bytes(b"broken now")
+    with pytest.raises(opsin.InputError, match="none of the 21 images"):
+        scan(root, tmp_path / "made")
+    assert (tmp_path / "made" / "mine" / "notes.txt").read_text() == "keep"
+
+
+def test_labels_are_read_with_spaces_around_them(root, tmp_path):
+    (tmp_path / "labels.csv").write_text(" Path , Label\n ./000.png , beagle \n")
+    made = scan(root, tmp_path / "made", labels=tmp_path / "labels.csv")
+    assert list(made.labels().values()) == ["beagle"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [({"workers": -1}, "workers"), ({"address": "a"}, "engine ray"), ({"top": 0}, "top is at least 1")],
+)
+def test_what_does_not_fit_leaves_no_collection(root, tmp_path, settings, said):
+    with pytest.raises(opsin.InputError, match=said):
+        scan(root, tmp_path / "made", **settings)
+    assert not (tmp_path / "made" / "record.json").exists()
+
+
+def test_one_layer_may_be_given_as_a_text(root, tmp_path):
+    assert [layer.name for layer in scan(root, tmp_path / "made", layers="conv1").about.layers] == ["conv1"]
+
+
+def test_labels_that_are_no_classes_leave_the_image_to_the_network(root, tmp_path):
+    made = scan(root, tmp_path / "made")
+    seen = {
+        label.split(" (")[0] for row in made.rows(range(len(made))) for label in [made.label(row.classes[0])]
+    }
+    found = [row for label in seen for row in made.showing(label)]
+    assert len(found) == len(made)
+    with pytest.raises(opsin.InputError, match="unknown layer of the collection 'conv2'"):
+        made.showing("conv2:1")

@@ -3,15 +3,17 @@
 import hashlib
 import io
 import signal
+import sys
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from itertools import islice
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from queue import SimpleQueue
 from threading import Lock
+from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
@@ -146,7 +148,7 @@ class _Worker:
         if self.process is None:
             context = get_context("spawn")
             self.pipe, theirs = context.Pipe()
-            with theirs, self.starting:
+            with theirs, self.starting, _without_main():
                 self.process = context.Process(
                     target=_serve, args=(theirs, self.source, self.cut), daemon=True
                 )
@@ -170,3 +172,14 @@ def _serve(pipe: Connection, source: Source, cut: Cut) -> None:
     with suppress(EOFError, OSError):
         while True:
             pipe.send(decode(source, pipe.recv(), cut))
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Hide the user's program, which a process that starts would run again, with all that it imports."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main

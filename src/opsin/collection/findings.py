@@ -2,7 +2,6 @@
 
 import base64
 import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -17,7 +16,7 @@ from torch import Tensor
 from opsin.collection.store import Collection, Row
 from opsin.registry import versions
 from opsin.report import page
-from opsin.results import FACTS, PAGE, Record, Result
+from opsin.results import FACTS, PAGE, Record, Result, as_json
 
 PACKAGES = ("opsin", "torch", "pylance", "numpy", "pillow")
 QUALITY = 88  # of the JPEGs
@@ -88,7 +87,7 @@ class Findings(Result):
         """Write the files of `save`, the page and `facts.json`."""
         super().write_into(place)
         (place / PAGE).write_text(self.html(), "utf-8")
-        (place / FACTS).write_text(json.dumps(self.facts, indent=1, ensure_ascii=False) + "\n", "utf-8")
+        (place / FACTS).write_text(as_json(self.facts), "utf-8")
 
     def _take_apart(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         arrays = {f"{i:05d}": torch.tensor(np.frombuffer(s.data, np.uint8)) for i, s in enumerate(self.shots)}

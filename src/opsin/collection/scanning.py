@@ -24,7 +24,7 @@ from torch.nn.functional import linear
 from opsin.batches import forward_batch
 from opsin.collection import store
 from opsin.collection.decoding import Cut, Decoded, Unread, decoding
-from opsin.collection.source import Entry, Source
+from opsin.collection.source import RECORD, Entry, Source
 from opsin.collection.store import About, Collection, LayerAbout
 from opsin.collection.tally import Tally
 from opsin.errors import InputError, unknown
@@ -80,16 +80,21 @@ def scan(
     Raises `InputError` on a folder without images, a collection of another network, and a second scan at
     the same time.
     """
+    layers = [layers] if isinstance(layers, str) else layers
     names = list(dict.fromkeys(layers or [classifier_input(model)]))
     abouts = tuple(about_layer(model, name) for name in names)
     if top < 1:
         raise InputError(f"top is at least 1, not {top}")
+    if workers is not None and workers < 0:
+        raise InputError(f"workers are none or more, not {workers}")
+    run = _engine(engine, address)
     source, place = Source(folder), Path(collection)
     if next(source.entries(), None) is None:
         raise InputError(f"{folder} holds no images ({', '.join(sorted(SUFFIXES))})")
     named = None if labels is None else _read_labels(Path(labels))
     facts = About(source.root, store.about_model(model), model.labels, abouts, top, versions(PACKAGES))
     with store.writing(place):
+        new = not (place / RECORD).is_file()
         made = store.create(place, facts, model)
         with tempfile.TemporaryFile("w+", encoding="utf-8", errors="surrogateescape") as spool:
             _spool(source, spool)
@@ -98,12 +103,13 @@ def scan(
             total = sum(1 for _ in todo(spool))
             size = min(MOST_CHUNK, max(LEAST_CHUNK, total // CHUNKS))
             job = Job(source, model, tuple(names), top, size, total, workers)
-            found = _engine(engine, address)(job, todo(spool))
+            found = run(job, todo(spool))
             unread = _take_in(made, found)
         made.write_unread(unread)
         made.tidy()
     if not len(made):
-        shutil.rmtree(place)
+        if new:
+            shutil.rmtree(place)
         raise InputError(
             f"none of the {total} images below {folder} can be read: {next(iter(unread.values()))}"
         )
@@ -376,12 +382,13 @@ def _read_labels(path: Path) -> dict[str, str]:
             rows = csv.DictReader(file)
             columns = rows.fieldnames or []
             keys = [
-                next((c for c in columns if c.lower() in names), None)
+                next((c for c in columns if c.strip().lower() in names), None)
                 for names in (PATH_COLUMNS, LABEL_COLUMNS)
             ]
             if None in keys:
                 wanted = f"one of {', '.join(PATH_COLUMNS)} and one of {', '.join(LABEL_COLUMNS)}"
                 raise InputError(f"{path} has the columns {', '.join(columns)}: it needs {wanted}")
-            return {row[keys[0]]: row[keys[1]] for row in rows if row[keys[0]] and row[keys[1]]}
+            pairs = [((row[keys[0]] or "").strip(), (row[keys[1]] or "").strip()) for row in rows]
+            return {file.removeprefix("./"): label for file, label in pairs if file and label}
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} cannot be read as a CSV of labels: {error}") from error

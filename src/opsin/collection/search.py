@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import psutil
 import torch
@@ -24,7 +24,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from opsin.collection.store import BATCH, CACHE, Collection, feature_column, matrix
-from opsin.errors import InputError
+from opsin.errors import InputError, unknown
 from opsin.results import CAUTION, note
 
 Metric = Literal["cosine", "euclidean"]
@@ -154,6 +154,8 @@ def nearest(
     features into the cache; where that would not fit into the free memory, or with `index`, it builds an
     index of Lance's instead, whose answers are near but not always the nearest: a note says so.
     """
+    if metric not in get_args(Metric):
+        raise unknown("metric", metric, get_args(Metric))
     number = collection.layer(layer)
     width = collection.about.layers[number].channels
     if queries.shape[1] != width:

@@ -196,7 +196,7 @@ class Collection:
         """The images of a class, or those where a channel (`layer:channel`) fires most; without a target all.
 
         Of a class are those with its name as their label, and of those without a label the ones that the
-        network puts there. Raises `InputError` where there are none.
+        network puts there; of all, where no label is a class. Raises `InputError` where there are none.
         """
         if target is None:
             return self.rows(range(len(self)))
@@ -210,8 +210,12 @@ class Collection:
             return [found[one] for one in wanted if one in found]
         names = self.about.labels or ()
         index = int(target) if target.isdecimal() else class_named(target, names)
+        if index is None and layer and channel.isdecimal():
+            raise unknown("layer of the collection", layer, [one.name for one in self.about.layers])
         labels = self.labels()
         known = {label: truth(label, names) for label in set(labels.values())}
+        if all(own is None for own in known.values()):  # folders that are called something else
+            labels = {}
         places = []
         for place, (id, classes) in enumerate(self._seen()):
             own = known[labels[id]] if id in labels else next(iter(classes), None)
