@@ -1,5 +1,4 @@
 import json
-import math
 import signal
 import subprocess
 import sys
@@ -11,7 +10,7 @@ from PIL import Image
 from skimage import data
 
 import opsin
-from opsin import cli, registry, terminal
+from opsin import registry, terminal
 
 NET = """
 import time, torch, opsin
@@ -69,24 +68,6 @@ def here(tmp_path, monkeypatch):
     photo.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save("flipped.png")
     photo.rotate(180).save("turned.png")
     return tmp_path
-
-
-@pytest.fixture
-def call(monkeypatch, capsys):
-    """Run the command line in this process: (exit code, stdout, stderr), without progress."""
-    monkeypatch.setattr(terminal, "TELL_EVERY", math.inf)
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["opsin", *words])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = stop.code
-        out = capsys.readouterr()
-        return code, out.out, out.err
-
-    return run
 
 
 OWN = ("-m", "net.py:good")

@@ -229,8 +229,8 @@ def resume(
     with writing(place) as fresh, progress(every) as frames:
         done = registry.resume(loaded, model, steps=steps)
         _write([(done, list(frames))], [], fresh, animation)
-        for kept in Path(result).glob("steps.*"):
-            if not any(fresh.glob("steps.*")):
+        if not any(fresh.glob("steps.*")):
+            for kept in Path(result).glob("steps.*"):
                 shutil.copy(kept, fresh)  # of the steps that came before
     click.echo(place)
 

@@ -137,9 +137,9 @@ class Result(ABC):
         place = Path(folder)
         if not (place / RECORD).is_file():
             raise InputError(f"{place} holds no {RECORD}: not a saved result")
-        from opsin.collection import findings, map  # noqa: F401, PLC0415 (kinds of results that stand on this)
-
         facts = json.loads((place / RECORD).read_text("utf-8"))
+        if facts["kind"] not in Result.kinds:  # of a collection, perhaps: these kinds stand on this module
+            from opsin.collection import findings, map  # noqa: F401, PLC0415
         if facts["kind"] not in Result.kinds:
             inner = sorted(str(path.parent) for path in place.rglob(VALUES))
             raise InputError(f"{place} holds several results, load one of them: {', '.join(inner[:6])}")

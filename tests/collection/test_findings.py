@@ -2,7 +2,6 @@
 
 import io
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,6 @@ import pytest
 from PIL import Image
 
 import opsin
-from opsin import cli
 from opsin.collection.findings import Findings, Shot, Table
 from opsin.collection.scanning import scan
 from opsin.results import Record
@@ -142,23 +140,6 @@ def test_a_shot_holds_its_picture():
 
 
 # --- from the command line
-
-
-@pytest.fixture
-def call(monkeypatch, capsys):
-    """Run the command line in this process: (exit code, stdout, stderr)."""
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["opsin", *map(str, words)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = stop.code
-        out = capsys.readouterr()
-        return code, out.out, out.err
-
-    return run
 
 
 def write_photo(path, seed):

@@ -1,5 +1,4 @@
 import csv
-import io
 from collections import Counter
 from pathlib import Path
 
@@ -13,7 +12,6 @@ from torch import nn
 import nets
 import opsin
 import reference
-from opsin.collection.findings import Shot
 from opsin.collection.mistakes import mistakes
 from opsin.collection.scanning import scan
 
@@ -138,18 +136,6 @@ def test_a_table_of_many_classes_is_not_drawn(tmp_path):
     assert [table.title for table in found.tables] == ["What is confused with what"]
     assert len(found.tables[0].rows) == 25
     assert len(found.facts["confusions"]) > 25
-
-
-@pytest.fixture
-def exact(monkeypatch):
-    """Pictures without loss."""
-
-    def of(cls, group, caption, picture, *, lead=False):
-        buffer = io.BytesIO()
-        picture.save(buffer, "PNG")
-        return cls(group, caption, buffer.getvalue(), lead)
-
-    monkeypatch.setattr(Shot, "of", classmethod(of))
 
 
 def wrong_ones(made, truth):

@@ -20,7 +20,6 @@ from PIL import Image
 
 import nets
 import opsin
-from opsin import cli
 from opsin.collection import scanning, store
 from opsin.collection.tally import NONE
 
@@ -727,23 +726,6 @@ def here(root, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("net.py").write_text(NET)
     return tmp_path
-
-
-@pytest.fixture
-def call(monkeypatch, capsys):
-    """Run the command line in this process: (exit code, stdout, stderr)."""
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["opsin", *words])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = stop.code
-        out = capsys.readouterr()
-        return code, out.out, out.err
-
-    return run
 
 
 OWN = ("-m", "net.py:net", "--workers", "0")

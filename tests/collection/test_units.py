@@ -1,4 +1,3 @@
-import io
 from itertools import product
 from pathlib import Path
 
@@ -12,7 +11,6 @@ import nets
 import opsin
 import reference
 from opsin.collection import units as module
-from opsin.collection.findings import Shot
 from opsin.collection.scanning import scan
 from opsin.collection.units import GAP, TILE, units
 
@@ -38,18 +36,6 @@ def made(tmp_path_factory):
     place = tmp_path_factory.mktemp("units")
     write_photos(place / "photos")
     return scan(place / "photos", MODEL, place / "collection", layers=LAYERS, top=TOP, workers=0)
-
-
-@pytest.fixture
-def exact(monkeypatch):
-    """Pictures without loss."""
-
-    def of(cls, group, caption, picture, *, lead=False):
-        buffer = io.BytesIO()
-        picture.save(buffer, "PNG")
-        return cls(group, caption, buffer.getvalue(), lead)
-
-    monkeypatch.setattr(Shot, "of", classmethod(of))
 
 
 def pixels(made, path):

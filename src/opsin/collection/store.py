@@ -316,7 +316,7 @@ class Collection:
                     continue
                 if name == TALLIES and (chunks := self.chunks()):
                     table.delete(f"chunk not in ({', '.join(map(str, chunks))})")
-                table.optimize.compact_files(compaction_mode="try_binary_copy")  # else it takes up to 300 MiB
+                table.optimize.compact_files(compaction_mode="try_binary_copy")  # page by page
                 table.cleanup_old_versions(older_than=timedelta(0), delete_unverified=True)
             shutil.rmtree(self.folder / CACHE, ignore_errors=True)
 

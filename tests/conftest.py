@@ -1,0 +1,40 @@
+"""What tests of several files stand on."""
+
+import io
+import math
+import sys
+
+import pytest
+
+from opsin import cli, terminal
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """Run the command line in this process: (exit code, stdout, stderr), without progress."""
+    monkeypatch.setattr(terminal, "TELL_EVERY", math.inf)
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["opsin", *map(str, words)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = stop.code
+        out = capsys.readouterr()
+        return code, out.out, out.err
+
+    return run
+
+
+@pytest.fixture
+def exact(monkeypatch):
+    """Thumbnails of findings without loss."""
+    from opsin.collection.findings import Shot
+
+    def of(cls, group, caption, picture, *, lead=False):
+        buffer = io.BytesIO()
+        picture.save(buffer, "PNG")
+        return cls(group, caption, buffer.getvalue(), lead)
+
+    monkeypatch.setattr(Shot, "of", classmethod(of))
