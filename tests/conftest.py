@@ -1,4 +1,7 @@
-"""What tests of several files stand on."""
+"""What tests of several files stand on.
+
+Opsin is imported in the fixtures only: this file is read before the check of shapes is set up.
+"""
 
 import io
 import math
@@ -6,12 +9,12 @@ import sys
 
 import pytest
 
-from opsin import cli, terminal
-
 
 @pytest.fixture
 def call(monkeypatch, capsys):
     """Run the command line in this process: (exit code, stdout, stderr), without progress."""
+    from opsin import cli, terminal
+
     monkeypatch.setattr(terminal, "TELL_EVERY", math.inf)
 
     def run(*words):
