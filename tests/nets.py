@@ -54,7 +54,7 @@ def seeded(net: nn.Module, seed: int = SEED, dtype: torch.dtype = torch.float64)
                     continue
                 drawn = torch.randn(weight.shape, generator=generator, dtype=torch.float64)
                 weight.copy_(0.5 + drawn.abs() if norm and name == "weight" else 0.4 * drawn)
-            if isinstance(module, nn.BatchNorm2d):
+            if isinstance(module, nn.BatchNorm2d) and module.track_running_stats:
                 module.running_mean.copy_(torch.randn(module.num_features, generator=generator))
                 module.running_var.copy_(0.5 + torch.rand(module.num_features, generator=generator))
     return net

@@ -11,7 +11,7 @@ from opsin.errors import NetworkError
 from opsin.model import Model
 from opsin.progress import steps
 
-NAMES = ("input", "weight", "bias", "stride", "padding", "dilation")  # of torch.conv2d's arguments
+NAMES = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")  # of torch.conv2d's arguments
 DEFAULTS = {"stride": 1, "padding": 0, "dilation": 1}
 
 

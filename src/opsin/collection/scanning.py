@@ -28,6 +28,7 @@ from opsin.collection.source import RECORD, Entry, Source
 from opsin.collection.store import About, Collection, LayerAbout
 from opsin.collection.tally import Tally
 from opsin.errors import InputError, unknown
+from opsin.folding import Folded
 from opsin.model import Model
 from opsin.photos import SUFFIXES
 from opsin.progress import tell
@@ -151,7 +152,8 @@ def local(job: Job, entries: Iterator[Entry]) -> Chunks:
     Where the work is ended from outside, the chunk that was begun is handed on as far as it came.
     """
     workers = min(WORKERS, os.cpu_count() or 1) if job.workers is None else job.workers
-    stream = decoding(job.source, entries, Cut.of(job.model), workers)
+    on_cpu = job.model.device.type == "cpu"
+    stream = decoding(job.source, entries, Cut.of(job.model), workers, yielding=on_cpu)
     growing, done = Growing(job.model, job.layers, job.top), 0
     try:
         for group in growing.groups(stream):
@@ -178,6 +180,7 @@ class Growing:
     def __init__(self, model: Model, layers: Sequence[str], top: int) -> None:
         self.model, self.layers, self.top = model, layers, top
         self.channels = [about_layer(model, layer).channels for layer in layers]
+        self.folded = Folded(model, (*layers, "output"))
         self.batch = forward_batch(model, torch.empty(1, 3, *model.size))
         self._begin()
 
@@ -220,7 +223,7 @@ class Growing:
         pixels = np.zeros((self.batch, *self.model.size, 3), np.uint8)
         pixels[: len(good)] = np.stack([one.pixels for one in good])
         images = torch.from_numpy(pixels).to(self.model.device).permute(0, 3, 1, 2) / 255  # -> (n, 3, h, w)
-        run = self.model.run(images, (*self.layers, "output"))
+        run = self.folded.run(images)
         ids = torch.tensor([one.entry.id for one in good])
         tallies, features = [], {}
         for number, layer in enumerate(self.layers):
