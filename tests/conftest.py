@@ -3,9 +3,13 @@
 Opsin is imported in the fixtures only: this file is read before the check of shapes is set up.
 """
 
+import errno
 import io
 import math
+import os
 import sys
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -41,3 +45,26 @@ def exact(monkeypatch):
         return cls(group, caption, buffer.getvalue(), lead)
 
     monkeypatch.setattr(Shot, "of", classmethod(of))
+
+
+@pytest.fixture
+def shut(monkeypatch):
+    """Let a folder not be listed, as without the right to, which a superuser always has."""
+    closed, real = set(), os.scandir
+
+    def scandir(path="."):
+        if isinstance(path, str | os.PathLike) and Path(path) in closed:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.fspath(path))
+        return real(path)
+
+    @contextmanager
+    def opening(folder):
+        yield
+        closed.discard(folder)
+
+    def shut(folder):
+        closed.add(folder)
+        return opening(folder)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    return shut

@@ -274,7 +274,7 @@ def labelled(place, columns, lines):
 @pytest.mark.parametrize("by", ["name", "path"])
 def test_labels_are_read_from_a_csv(tmp_path, path, label, by):
     """The labels alone, as a scan would have them."""
-    entries = [scanning.Entry(name, 1, "") for name in ("cats/a b.png", "dogs/b.png", "c.png")]
+    entries = [scanning.Entry(name, 1) for name in ("cats/a b.png", "dogs/b.png", "c.png")]
     given = [("cats/a b.png", "tiger cat"), ("dogs/b.png", 'a "quoted", one'), ("nosuch.png", "x")]
     lines = [("7", name.rpartition("/")[2] if by == "name" else name, text) for name, text in given]
     named = scanning._read_labels(labelled(tmp_path / "labels.csv", ("id", path, label), lines))
@@ -389,6 +389,21 @@ def test_a_file_that_broke_is_forgotten(root, tmp_path):
     assert list(made.unread()) == ["000.png"]
     assert len(made) == 20
     same(made, scan(root, tmp_path / "fresh"))
+
+
+def test_images_below_a_folder_that_cannot_be_listed_are_kept(root, tmp_path, monkeypatch, shut):
+    first = scan(root, tmp_path / "c")
+    before, labels = rows(first), first.labels()
+    with shut(root / "dogs"):
+        counted = forwards(monkeypatch)
+        made = scan(root, tmp_path / "c")
+        assert counted == [1]  # the folder
+        assert made.unread() == {"dogs/": "dogs/ cannot be read: Permission denied"}
+        assert rows(made) == before
+        assert made.labels() == labels
+        draw(root / "new.png", 99)
+        assert len(scan(root, tmp_path / "c")) == len(before) + 1
+    assert not scan(root, tmp_path / "c").unread()
 
 
 def test_many_scans_leave_no_old_versions_behind(root, tmp_path):

@@ -74,9 +74,10 @@ def scan(
     that it lies in.
 
     A scan that was cut off goes on where it stopped; one that is run again takes in what is new or has
-    changed, and forgets what is gone, together with the rest of its chunk, which is scanned anew. `folder`
-    may be an address that fsspec knows. The engine `ray` scans on a Ray cluster, by default one of this
-    machine; `workers` are processes that decode, with `ray` networks.
+    changed, and forgets what is gone, together with the rest of its chunk, which is scanned anew; of a
+    folder below that cannot be listed it keeps what it has. `folder` may be an address that fsspec knows.
+    The engine `ray` scans on a Ray cluster, by default one of this machine; `workers` are processes that
+    decode, with `ray` networks.
 
     Raises `InputError` on a folder without images, a collection of another network, and a second scan at
     the same time.
@@ -98,7 +99,7 @@ def scan(
         new = not (place / RECORD).is_file()
         made = store.create(place, facts, model)
         with tempfile.TemporaryFile("w+", encoding="utf-8", errors="surrogateescape") as spool:
-            _spool(source, spool)
+            _spool(source, made, spool)
             made.write_labels(_labelled(spool, named))
             todo = _todo(made, spool)
             total = sum(1 for _ in todo(spool))
@@ -326,9 +327,19 @@ def _take_in(made: Collection, chunks: Chunks) -> dict[str, str]:
 # grow with it, but for 24 bytes an image of the collection.
 
 
-def _spool(source: Source, spool: IO[str]) -> None:
+def _spool(source: Source, made: Collection, spool: IO[str]) -> None:
+    """The entries, and of a folder that cannot be listed the images that are known to lie below it."""
+
+    def write(*entry: str | int) -> None:
+        spool.write(json.dumps(entry) + "\n")
+
     for entry in source.entries():
-        spool.write(json.dumps([entry.path, entry.size, entry.stamp]) + "\n")
+        write(entry.path, entry.version)
+        if entry.is_folder:
+            for batch in made.batches(["path", "version"]):
+                for path, version in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+                    if path.startswith(os.fsencode(entry.path)):
+                        write(os.fsdecode(path), version)
 
 
 def _entries(spool: IO[str]) -> Iterator[Entry]:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from operator import itemgetter
 from pathlib import Path, PurePosixPath
 from stat import S_ISREG
 from typing import Any
@@ -18,11 +19,18 @@ RECORD = "record.json"  # a folder that holds one is something that Opsin wrote
 
 @dataclass(frozen=True)
 class Entry:
-    """One file: its path below the root, its bytes, and what changes when the file does."""
+    """One file: its path below the root, and a number that changes when the file does.
+
+    A folder that cannot be listed is one too, with a slash at its end.
+    """
 
     path: str
-    size: int
-    stamp: str
+    version: int
+
+    @classmethod
+    def of(cls, path: str, size: int, stamp: str) -> "Entry":
+        """Of a file of so many bytes, last changed at `stamp`."""
+        return cls(path, number(f"{size} {stamp}".encode()))
 
     @property
     def id(self) -> int:
@@ -30,9 +38,9 @@ class Entry:
         return number(os.fsencode(self.path))
 
     @property
-    def version(self) -> int:
-        """A number that changes when the file does."""
-        return number(f"{self.size} {self.stamp}".encode())
+    def is_folder(self) -> bool:
+        """Whether it is a folder that cannot be listed."""
+        return self.path.endswith("/")
 
 
 def number(data: bytes) -> int:
@@ -66,18 +74,27 @@ class Source:
         except (ImportError, ValueError) as error:
             raise InputError(f"{self.root} cannot be opened: {error}") from error
 
+    @cached_property
+    def _real(self) -> Path:
+        return Path(self.root).resolve()
+
     def entries(self) -> Iterator[Entry]:
-        """Every image, folder by folder, in the order of the names; each real folder once."""
+        """Every image, folder by folder, in the order of the names; each folder once, by its own name."""
         if "://" in self.root:
             return self._remote_entries()
         return self._local_entries(Path(self.root), "", set())
 
     def read(self, path: str) -> bytes:
-        """A file's bytes. Raises `InputError`."""
+        """A file's bytes. Raises `InputError`, which of a folder says why it cannot be listed."""
         try:
             if "://" in self.root:
                 system, base = self._remote
-                return bytes(system.cat_file(f"{base.rstrip('/')}/{path}"))
+                place = f"{base.rstrip('/')}/{path}"
+                if path.endswith("/"):
+                    system.ls(place.rstrip("/"))
+                return bytes(system.cat_file(place))
+            if path.endswith("/"):
+                os.scandir(Path(self.root) / path).close()
             return (Path(self.root) / path).read_bytes()
         except OSError as error:
             raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
@@ -92,43 +109,54 @@ class Source:
         except OSError as error:
             if not prefix:
                 raise InputError(f"{folder} cannot be read: {error.strerror or error}") from error
-            return  # a folder below that may not be read holds no images for us
+            yield Entry.of(prefix, 0, "unread")
+            return
         for one in found:
             path = prefix + one.name
             try:
                 below = one.is_dir()
             except OSError:  # a link to itself
                 below = False
+            if below and one.is_symlink() and (folder / one.name).resolve().is_relative_to(self._real):
+                continue
             if below:
                 yield from self._local_entries(folder / one.name, f"{path}/", seen)
             elif Path(one.name).suffix.lower() in SUFFIXES:
                 try:
                     stat = one.stat()
                 except OSError:
-                    yield Entry(path, 0, "broken link")
+                    yield Entry.of(path, 0, "broken link")
                     continue
                 if S_ISREG(stat.st_mode):  # no pipe, which would be waited for without end
-                    yield Entry(path, stat.st_size, str(stat.st_mtime_ns))
+                    yield Entry.of(path, stat.st_size, str(stat.st_mtime_ns))
 
-    def _remote_entries(self) -> Iterator[Entry]:
+    def _remote_entries(self, below: str = "") -> Iterator[Entry]:
         system, base = self._remote
-        base = base.rstrip("/")
+        folder = f"{base.rstrip('/')}/{below}".rstrip("/")
         try:
-            for folder, folders, files in system.walk(base, detail=True):
-                if RECORD in files and folder != base and _ours(system.cat_file(f"{folder}/{RECORD}")):
-                    folders.clear()
-                    continue
-                folders_in_order = dict(sorted(folders.items()))
-                folders.clear()
-                folders.update(folders_in_order)
-                for name, about in sorted(files.items()):
-                    if PurePosixPath(name).suffix.lower() in SUFFIXES:
-                        path = f"{folder}/{name}".removeprefix(f"{base}/")
-                        keys = ("ETag", "etag", "LastModified", "mtime", "created")
-                        stamp = next((str(about[key]) for key in keys if about.get(key) is not None), "")
-                        yield Entry(path, about.get("size") or 0, stamp)
+            listed = system.ls(folder, detail=True)
+            found = sorted(((_last(about["name"]), about) for about in listed), key=itemgetter(0))
+            ours = RECORD in dict(found) and _ours(system.cat_file(f"{folder}/{RECORD}"))
         except OSError as error:
-            raise InputError(f"{self.root} cannot be listed: {error}") from error
+            if not below:
+                raise InputError(f"{self.root} cannot be listed: {error.strerror or error}") from error
+            yield Entry.of(below, 0, "unread")
+            return
+        if below and ours:
+            return
+        for name, about in found:
+            if about["name"].rstrip("/") == folder:  # object stores list a folder in itself
+                continue
+            if about["type"] == "directory":
+                yield from self._remote_entries(f"{below}{name}/")
+            elif PurePosixPath(name).suffix.lower() in SUFFIXES:
+                keys = ("ETag", "etag", "LastModified", "mtime", "created")
+                stamp = next((str(about[key]) for key in keys if about.get(key) is not None), "")
+                yield Entry.of(below + name, about.get("size") or 0, stamp)
+
+
+def _last(path: str) -> str:
+    return path.rstrip("/").rpartition("/")[2]
 
 
 def _is_ours(record: Path) -> bool:
