@@ -333,7 +333,7 @@ def test_an_index_gives_true_distances_and_says_that_it_may_miss_some(tmp_path, 
     with noting() as notes:
         found = nearest(made, queries, 5, layer="second", metric=metric, index=True)
     assert "approximate index" in notes[0]
-    assert made.images.describe_indices()
+    assert made.table(store.IMAGES).describe_indices()
     true = angles(rows, queries) if metric == "cosine" else brute(rows, queries, 600)[1]
     if metric == "euclidean":
         order = brute(rows, queries, 600)[0]

@@ -203,6 +203,7 @@ def map(
     Departs from the t-SNE paper: neighbours and repulsion are approximated (van der Maaten: Accelerating
     t-SNE using Tree-Based Algorithms, 2014), and it starts from the first two components, not at random.
     """
+    collection = collection.pinned()
     layer = collection.about.layers[collection.layer(layer)].name
     if method not in get_args(Method):
         raise unknown("method", method, get_args(Method))

@@ -31,6 +31,7 @@ def mistakes(model: Model, collection: Collection, *, count: int = 12, layer: st
     where no label is a class, and on a collection of another network.
     """
     collection.check(model)
+    collection = collection.pinned()
     layer = collection.about.layers[collection.layer(layer)].name
     with noting() as notes:
         truth = truths(collection, model)

@@ -43,6 +43,7 @@ def neighbours(
     Raises `InputError` on a collection of another network, layer or preprocessing.
     """
     collection.check(model)
+    collection = collection.pinned()
     images.check(photos)
     if k < 1:
         raise InputError(f"k is at least 1, not {k}")
@@ -86,6 +87,7 @@ def leave_one_out(
     """
     if k < 1:
         raise InputError(f"k is at least 1, not {k}")
+    collection = collection.pinned()
     layer = collection.about.layers[collection.layer(layer)].name
     labels, ids = collection.labels(), collection.ids().tolist()
     own = [labels.get(one) for one in ids]

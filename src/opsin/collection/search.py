@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from opsin.collection.store import BATCH, CACHE, Collection, feature_column, matrix
+from opsin.collection.store import CACHE, IMAGES, Collection, feature_column, matrix
 from opsin.errors import InputError, unknown
 from opsin.results import CAUTION, note
 
@@ -156,11 +156,12 @@ def nearest(
     """
     if metric not in get_args(Metric):
         raise unknown("metric", metric, get_args(Metric))
+    collection = collection.pinned()
     number = collection.layer(layer)
     width = collection.about.layers[number].channels
     if queries.shape[1] != width:
         raise InputError(f"features of {width} numbers are searched for, not of {queries.shape[1]}")
-    table = collection.images
+    table = collection.table(IMAGES)
     if table is None or not table.count_rows():
         raise InputError(f"{collection.folder} holds no images yet")
 
@@ -172,16 +173,13 @@ def nearest(
         return unit(values) if metric == "cosine" else values
 
     def take(rows: Int[Tensor, " m"]) -> Tensor:
-        column = table.take(rows.tolist(), columns=[feature_column(number)])[feature_column(number)]
-        return shaped(torch.from_numpy(matrix(column.combine_chunks(), width)))
+        return shaped(torch.from_numpy(collection.features(layer, rows.tolist())))
 
     place = collection.folder / CACHE / f"{feature_column(number)}-{metric}-{table.version}"
     if not place.is_dir():
         parts = (
             shaped(torch.from_numpy(matrix(batch.column(0), width)))
-            for batch in table.to_batches(
-                columns=[feature_column(number)], batch_size=BATCH, scan_in_order=True
-            )
+            for batch in collection.batches([feature_column(number)])
         )
         try:
             place.parent.mkdir(exist_ok=True)
@@ -191,8 +189,10 @@ def nearest(
         except OSError as error:
             if not place.is_dir():  # nor has another search made it meanwhile
                 raise InputError(f"cannot write to {place.parent}: {error.strerror or error}") from error
-    stat = (place / "facts.json").stat()
-    found = _mapped(place, stat.st_ino, stat.st_mtime_ns).nearest(shaped(queries.float()), k, take)
+    with collection.reading(IMAGES):  # a scan that ends takes the cache away
+        stat = (place / "facts.json").stat()
+        coarse = _mapped(place, stat.st_ino, stat.st_mtime_ns)
+    found = coarse.nearest(shaped(queries.float()), k, take)
     return Nearest(found.rows, found.distances.square() / 2) if metric == "cosine" else found
 
 
@@ -206,7 +206,7 @@ def _indexed(
     collection: Collection, queries: Float[Tensor, "q d"], k: int, layer: int, metric: Metric
 ) -> Nearest:
     """The answer of Lance's index, which is built where the features that there are now have none."""
-    table, column = collection.images, feature_column(layer)
+    table, column = collection.table(IMAGES), feature_column(layer)
     assert table is not None
     count, width = table.count_rows(), queries.shape[1]
     name = f"{column}_{metric}"

@@ -19,6 +19,7 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from functools import cache, cached_property
@@ -91,31 +92,72 @@ class Row:
 
 
 class Collection:
-    """What a network saw in a folder of images. Raises `InputError` where `folder` is no collection."""
+    """What a network saw in a folder of images.
+
+    Raises `InputError` where `folder` is no collection or is damaged.
+    """
+
+    _pinned: "Mapping[str, lance.LanceDataset | None] | None" = None
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         facts = _facts(self.folder)
         if facts is None:
             raise InputError(f"{folder} is no collection: make one with `opsin scan PHOTOS -o {folder}`")
-        if facts["format"] != FORMAT:
-            raise InputError(f"{folder} has format {facts['format']}, this Opsin reads format {FORMAT}")
-        about = facts["about"]
-        layers = tuple(
-            LayerAbout(one["name"], one["channels"], tuple(one["extent"])) for one in about["layers"]
-        )
-        self.about = About(**{**about, "layers": layers})
+        if facts.get("format") != FORMAT:
+            raise InputError(f"{folder} has format {facts.get('format')}, this Opsin reads format {FORMAT}")
+        try:
+            about = facts["about"]
+            layers = tuple(
+                LayerAbout(one["name"], one["channels"], tuple(one["extent"])) for one in about["layers"]
+            )
+            self.about = About(**{**about, "layers": layers})
+        except (KeyError, TypeError) as error:
+            raise self._damaged(f"{RECORD}: {type(error).__name__} {error}") from error
+        self.pinned()  # so that a damaged table is told now
 
     def __repr__(self) -> str:
         return f"Collection({str(self.folder)!r}, {len(self)} images, {self.about.model['name']})"
 
     def __len__(self) -> int:
-        return 0 if self.images is None else self.images.count_rows()
+        images = self.table(IMAGES)
+        return 0 if images is None else images.count_rows()
 
-    @property
-    def images(self) -> "lance.LanceDataset | None":
-        """The table of images as it stands now; `None` before the first chunk."""
-        return _opened(self.folder / IMAGES)
+    def pinned(self) -> "Collection":
+        """This collection as it stands now, whatever a scan takes in meanwhile.
+
+        Reading it raises `InputError` where a scan has ended meanwhile and what it replaced is gone.
+        """
+        if self._pinned:
+            return self
+        found = copy(self)
+        found._pinned = {name: self.table(name) for name in (IMAGES, TALLIES, LABELS)}
+        return found
+
+    def table(self, name: str) -> "lance.LanceDataset | None":
+        """One of the tables; `None` where there is none yet, or the first write of it was cut off."""
+        if self._pinned:
+            return self._pinned[name]
+        place = self.folder / name
+        try:
+            return lance.dataset(place) if any((place / "_versions").glob("*.manifest")) else None
+        except (OSError, ValueError) as error:
+            raise self._damaged(str(error)) from error
+
+    @contextmanager
+    def reading(self, name: str) -> Iterator["lance.LanceDataset | None"]:
+        """A table to read; where it cannot be read, whether that is because a scan has renewed it."""
+        table = self.table(name)
+        try:
+            yield table
+        except (OSError, ValueError) as error:
+            if table is not None and table.latest_version != table.version:
+                told = f"{self.folder} was scanned again while it was read: ask again"
+                raise InputError(told) from error
+            raise self._damaged(str(error)) from error
+
+    def _damaged(self, why: str) -> InputError:
+        return InputError(f"{self.folder} is damaged: delete it and scan again ({why})")
 
     @cached_property
     def source(self) -> Source:
@@ -157,8 +199,9 @@ class Collection:
 
     def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """The rows' columns, some thousand rows at a time, always in the same order."""
-        if self.images is not None:
-            yield from self.images.to_batches(columns=list(columns), batch_size=BATCH, scan_in_order=True)
+        with self.reading(IMAGES) as images:
+            if images is not None:
+                yield from images.to_batches(columns=list(columns), batch_size=BATCH, scan_in_order=True)
 
     def column(self, name: str) -> pa.ChunkedArray:
         """One column, whole."""
@@ -179,18 +222,27 @@ class Collection:
     ) -> Float[np.ndarray, "n c"]:
         """The pooled features of every image, or of some rows, in the order of the rows."""
         name, width = feature_column(self.layer(layer)), self.about.layers[self.layer(layer)].channels
-        if places is not None and self.images is not None:
-            return matrix(self.images.take(list(places), columns=[name])[name].combine_chunks(), width)
+        if places is not None:
+            return matrix(self._taken(places, [name])[name].combine_chunks(), width)
         found = [matrix(batch.column(name), width) for batch in self.batches([name])]
         return np.concatenate(found) if found else np.zeros((0, width), np.float32)
 
     def rows(self, places: Sequence[int]) -> list[Row]:
         """The images of these rows, without their features."""
-        if self.images is None or not len(places):
+        if not len(places):
             return []
-        found = self.images.take(list(map(int, places)), columns=[field.name for field in ROW]).to_pylist()
-        labels = self.labels([one["id"] for one in found])
+        now = self.pinned()
+        found = now._taken(places, [field.name for field in ROW]).to_pylist()
+        labels = now.labels([one["id"] for one in found])
         return [_row(one, labels.get(one["id"])) for one in found]
+
+    def _taken(self, places: Sequence[int], columns: Sequence[str]) -> pa.Table:
+        """Some rows, by number. Raises `IndexError` on one that there is not."""
+        with self.reading(IMAGES) as images:
+            count = 0 if images is None else images.count_rows()
+            if images is None or not all(0 <= place < count for place in places):
+                raise IndexError(f"{self.folder} has the rows 0 to {count - 1}")
+            return images.take(list(map(int, places)), columns=list(columns))
 
     def showing(self, target: str | None = None) -> list[Row]:
         """The images of a class, or those where a channel (`layer:channel`) fires most; without a target all.
@@ -198,32 +250,33 @@ class Collection:
         Of a class are those with its name as their label, and of those without a label the ones that the
         network puts there; of all, where no label is a class. Raises `InputError` where there are none.
         """
+        now = self.pinned()
         if target is None:
-            return self.rows(range(len(self)))
+            return now.rows(range(len(now)))
         layer, _, channel = target.rpartition(":")
         if channel.isdecimal() and layer in [one.name for one in self.about.layers]:
-            tally = self.tally(layer)
+            tally = now.tally(layer)
             if int(channel) >= len(tally.ids):
                 raise InputError(f"layer {layer!r} has the channels 0 to {len(tally.ids) - 1}, not {channel}")
             wanted = tally.ids[int(channel)].tolist()
-            found = self.with_ids(wanted)
+            found = now.with_ids(wanted)
             return [found[one] for one in wanted if one in found]
         names = self.about.labels or ()
         index = int(target) if target.isdecimal() else class_named(target, names)
         if index is None and layer and channel.isdecimal():
             raise unknown("layer of the collection", layer, [one.name for one in self.about.layers])
-        labels = self.labels()
+        labels = now.labels()
         known = {label: truth(label, names) for label in set(labels.values())}
         if all(own is None for own in known.values()):  # folders that are called something else
             labels = {}
         places = []
-        for place, (id, classes) in enumerate(self._seen()):
+        for place, (id, classes) in enumerate(now._seen()):
             own = known[labels[id]] if id in labels else next(iter(classes), None)
             if index is not None and own == index:
                 places.append(place)
         if not places:
             raise InputError(f"{self.folder} holds no image of {target!r}, as its label or as seen")
-        return self.rows(places)
+        return now.rows(places)
 
     def _seen(self) -> Iterator[tuple[int, list[int]]]:
         for batch in self.batches(["id", "classes"]):
@@ -231,30 +284,31 @@ class Collection:
 
     def with_ids(self, ids: Sequence[int]) -> dict[int, Row]:
         """The images of these ids that are there, by id."""
-        order = self.ids()
-        places = np.flatnonzero(np.isin(order, np.asarray(list(ids), np.int64)))
-        return {row.id: row for row in self.rows(places.tolist())}
+        now = self.pinned()
+        places = np.flatnonzero(np.isin(now.ids(), np.asarray(list(ids), np.int64)))
+        return {row.id: row for row in now.rows(places.tolist())}
 
     def labels(self, ids: Sequence[int] | None = None) -> dict[int, str]:
         """The labels of these images, or of all, by id; of those that have one."""
-        table = _opened(self.folder / LABELS)
-        if table is None:
-            return {}
-        found = table.to_table(filter=None if ids is None else f"id in ({', '.join(map(str, ids))})")
+        with self.reading(LABELS) as table:
+            if table is None:
+                return {}
+            found = table.to_table(filter=None if ids is None else f"id in ({', '.join(map(str, ids))})")
         return dict(zip(found["id"].to_pylist(), found["label"].to_pylist(), strict=True))
 
     def tally(self, layer: str | None = None) -> Tally:
         """Where each channel of a layer fires most, and its moments, over all images."""
         number, about = self.layer(layer), self.about.layers[self.layer(layer)]
         joined = Tally.empty(about.channels, self.about.top)
-        table = _opened(self.folder / TALLIES)
-        if table is None:
-            return joined
-        chunks = self.chunks()
-        for batch in table.to_batches(filter=f"layer = {number}", batch_size=16, scan_in_order=True):
-            for one in batch.to_pylist():
-                if one["chunk"] in chunks:
-                    joined = joined.merged(_tally(one, about.channels, self.about.top))
+        now = self.pinned()
+        chunks = now.chunks()
+        with now.reading(TALLIES) as table:
+            if table is None:
+                return joined
+            for batch in table.to_batches(filter=f"layer = {number}", batch_size=16, scan_in_order=True):
+                for one in batch.to_pylist():
+                    if one["chunk"] in chunks:
+                        joined = joined.merged(_tally(one, about.channels, self.about.top))
         return joined
 
     def chunks(self) -> set[int]:
@@ -289,8 +343,7 @@ class Collection:
             return
         with _room(self.folder):
             for name in (IMAGES, TALLIES):
-                table = _opened(self.folder / name)
-                if table is not None:
+                if (table := self.table(name)) is not None:
                     table.delete(f"chunk in ({', '.join(map(str, chunks))})")
 
     def write_labels(self, batches: Iterator[pa.RecordBatch]) -> None:
@@ -311,7 +364,7 @@ class Collection:
         """Join small fragments, drop tallies without images, old versions and caches."""
         with _room(self.folder):
             for name in (IMAGES, TALLIES, LABELS):
-                table = _opened(self.folder / name)
+                table = self.table(name)
                 if table is None:
                     continue
                 if name == TALLIES and (chunks := self.chunks()):
@@ -447,10 +500,6 @@ def _tally(one: dict[str, Any], channels: int, top: int) -> Tally:
     values, ids, places = (torch.tensor(one[n]).reshape(channels, top) for n in ("values", "ids", "places"))
     sums, squares, active = (torch.tensor(one[n], dtype=torch.float64) for n in ("sums", "squares", "active"))
     return Tally(values, ids, places, sums, squares, active, one["count"], one["images"])
-
-
-def _opened(path: Path) -> "lance.LanceDataset | None":
-    return lance.dataset(path) if (path / "_versions").is_dir() else None
 
 
 def _facts(folder: Path) -> dict[str, Any] | None:

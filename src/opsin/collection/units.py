@@ -58,6 +58,7 @@ def units(
     image, as it does, but over all of a channel's positions the strongest alone.
     """
     collection.check(model)
+    collection = collection.pinned()
     layer = collection.about.layers[collection.layer(layer)].name
     tally = collection.tally(layer)
     count = len(tally.values)
