@@ -167,7 +167,7 @@ def here(tmp_path, monkeypatch, call):
     """A folder with photos, an own network, and a collection of them, made from the command line."""
     monkeypatch.chdir(tmp_path)
     write_own(tmp_path)
-    assert call(*SCAN.split()) == (0, "9 images in col\n", "")
+    assert call(*SCAN.split()) == (0, "9 images in col, 9 labelled\n", "")
     return tmp_path
 
 

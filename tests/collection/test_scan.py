@@ -20,7 +20,7 @@ from PIL import Image
 
 import nets
 import opsin
-from opsin.collection import scanning, store
+from opsin.collection import labels, scanning, store
 from opsin.collection.tally import NONE
 
 MODEL = nets.model(nets.plain())
@@ -277,8 +277,8 @@ def test_labels_are_read_from_a_csv(tmp_path, path, label, by):
     entries = [scanning.Entry(name, 1) for name in ("cats/a b.png", "dogs/b.png", "c.png")]
     given = [("cats/a b.png", "tiger cat"), ("dogs/b.png", 'a "quoted", one'), ("nosuch.png", "x")]
     lines = [("7", name.rpartition("/")[2] if by == "name" else name, text) for name, text in given]
-    named = scanning._read_labels(labelled(tmp_path / "labels.csv", ("id", path, label), lines))
-    assert [scanning._label(entry, named) for entry in entries] == ["tiger cat", 'a "quoted", one', None]
+    named = labels.read_labels(labelled(tmp_path / "labels.csv", ("id", path, label), lines), str(tmp_path))
+    assert [labels.label(entry, named) for entry in entries] == ["tiger cat", 'a "quoted", one', None]
 
 
 def test_labels_change_without_a_new_scan(root, tmp_path, monkeypatch):
@@ -293,7 +293,7 @@ def test_labels_change_without_a_new_scan(root, tmp_path, monkeypatch):
     made = scan(root, tmp_path / "out", labels=table)
     own = {row.path: row.label for row in rows(made) if row.label is not None}
     assert own == {"000.png": "beagle", "cats/001.png": "größe", "004.png": "x"}
-    made = scan(root, tmp_path / "out")
+    made = scan(root, tmp_path / "out", labels="folders")
     assert {row.label for row in rows(made)} == {None, "cats", "dogs", "big"}
     assert counted == []
     whole(made)
@@ -328,7 +328,69 @@ def test_a_wrong_csv_is_told_before_anything_is_written(root, tmp_path, data, to
 
 def test_a_csv_with_a_byte_order_mark_is_read(tmp_path):
     (tmp_path / "l.csv").write_bytes("path,label\na.png,größe\n".encode("utf-8-sig"))
-    assert scanning._read_labels(tmp_path / "l.csv") == {"a.png": "größe"}
+    assert labels.read_labels(tmp_path / "l.csv", str(tmp_path)) == {"a.png": "größe"}
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        "{root}/cats/001.png",
+        "{real}/cats/001.png",
+        "photos/cats/001.png",  # as seen from the CSV's folder
+        "./photos//cats/../cats/001.png",
+        "cats\\001.png",
+        ".\\cats\\001.png",
+        "photos\\cats\\001.png",
+        "./cats/001.png",
+        "001.png",
+    ],
+)
+def test_paths_of_a_csv_may_start_elsewhere(root, tmp_path, form):
+    (tmp_path / "link").symlink_to("photos")
+    path = form.format(root=tmp_path / "link", real=root)
+    table = labelled(tmp_path / "l.csv", ("path", "label"), [(path, "tiger")])
+    made = scan(tmp_path / "link", tmp_path / "out", labels=table)
+    assert {row.path: row.label for row in rows(made) if row.label} == {"cats/001.png": "tiger"}
+    assert made.labelled() == 1
+
+
+@pytest.mark.parametrize("form", ["{root}/cats/001.png", "cats/001.png"])
+def test_paths_of_a_csv_may_be_addresses(root, tmp_path, form):
+    address = f"file://{root}"
+    table = labelled(tmp_path / "l.csv", ("path", "label"), [(form.format(root=address), "tiger")])
+    assert labels.read_labels(table, address)["cats/001.png"] == "tiger"
+
+
+def test_a_csv_that_names_no_image_is_told_and_nothing_kept(root, tmp_path):
+    table = labelled(tmp_path / "l.csv", ("path", "label"), [("elsewhere/a.png", "x"), ("b.png", "y")])
+    told = r"l\.csv names none of the images: the first is '000\.png' here, 'elsewhere/a\.png' there"
+    with pytest.raises(opsin.InputError, match=told):
+        scan(root, tmp_path / "out", labels=table)
+    assert not (tmp_path / "out").exists()
+    before = rows(scan(root, tmp_path / "out"))
+    with pytest.raises(opsin.InputError, match=told):
+        scan(root, tmp_path / "out", labels=table)
+    assert rows(opsin.Collection(tmp_path / "out")) == before
+    with pytest.raises(opsin.InputError, match="here, None there"):
+        scan(root, tmp_path / "out", labels=labelled(tmp_path / "l.csv", ("path", "label"), []))
+
+
+def test_the_labels_of_a_csv_stay_and_reach_new_images(root, tmp_path):
+    lines = [("000.png", "beagle"), ("new.png", "größe"), ("gone.png", "x")]
+    table = labelled(tmp_path / "l.csv", ("path", "label"), lines)
+    scan(root, tmp_path / "out", labels=table)
+    table.unlink()
+    draw(root / "new.png", 77)
+    made = scan(root, tmp_path / "out")
+    assert {row.path: row.label for row in rows(made) if row.label} == {
+        "000.png": "beagle",
+        "new.png": "größe",
+    }
+    made = scan(root, tmp_path / "out", labels="folders")
+    assert {row.label for row in rows(made)} == {None, "cats", "dogs", "big"}
+    assert {row.label for row in rows(scan(root, tmp_path / "out"))} == {None, "cats", "dogs", "big"}
+    (root / "cats/broken.png").write_bytes(b"no photo")
+    assert scan(root, tmp_path / "out").labelled() == sum(row.label is not None for row in rows(made))
 
 
 # --- scanned again
@@ -748,13 +810,13 @@ OWN = ("-m", "net.py:net", "--workers", "0")
 
 
 def test_scan_is_a_command(here, call):
-    assert call("scan", "photos", *OWN) == (0, "21 images in collection\n", "")
+    assert call("scan", "photos", *OWN) == (0, "21 images in collection, 15 labelled\n", "")
     made = opsin.Collection("collection")
     assert made.about.model["name"] == "own"
     assert made.about.layers[0].name == "flat"
     labelled(here / "l.csv", ("path", "label"), [("000.png", "beagle")])
     words = ("-l", "conv2", "-l", "fc", "--top", "3", "--labels", "l.csv", "-o", "other/place")
-    assert call("scan", "photos", *OWN, *words) == (0, "21 images in other/place\n", "")
+    assert call("scan", "photos", *OWN, *words) == (0, "21 images in other/place, 1 labelled\n", "")
     made = opsin.Collection("other/place")
     assert [about.name for about in made.about.layers] == ["conv2", "fc"]
     assert made.tally("fc").ids.shape == (5, 3)
@@ -784,7 +846,7 @@ def test_broken_files_are_told_on_stderr(here, call):
     for i in range(25):
         Path(f"photos/broken {i:02}.png").write_text("no")
     code, out, err = call("scan", "photos", *OWN)
-    assert (code, out) == (0, "21 images in collection, 25 not read\n")
+    assert (code, out) == (0, "21 images in collection, 15 labelled, 25 not read\n")
     lines = err.splitlines()
     assert lines[0] == "not read: broken 00.png is not an image that Pillow can read"
     assert len(lines) == 21
@@ -806,7 +868,7 @@ def test_an_interrupt_leaves_what_was_done(here, call, monkeypatch):
     assert (code, out) == (130, "")
     assert "stopped; 16 images are kept" in err
     assert "Traceback" not in err
-    assert call("scan", "photos", *OWN)[:2] == (0, "21 images in collection\n")
+    assert call("scan", "photos", *OWN)[:2] == (0, "21 images in collection, 15 labelled\n")
     same(opsin.Collection("collection"), scan("photos", "fresh", opsin.load("net.py:net")))
 
 

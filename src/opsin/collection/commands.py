@@ -49,7 +49,8 @@ OWN_MODEL = click.option(
     "--labels",
     type=click.Path(),
     default=None,
-    help="CSV with the columns path and label; by default a photo's label is its folder's name.",
+    help="CSV with the columns path and label, or the word folders, whose names are labels at first; "
+    "by default those of the last scan.",
 )
 @click.option("--top", type=click.IntRange(1), default=9, show_default=True, help="Images kept a channel.")
 @click.option(
@@ -90,7 +91,9 @@ def scan(
         click.echo(f"not read: {why}", err=True)
     if len(unread) > MOST_TOLD:
         click.echo(f"and {len(unread) - MOST_TOLD} more, in {made.folder / 'unread.json'}", err=True)
-    click.echo(f"{len(made):,} images in {made.folder}" + (f", {len(unread):,} not read" if unread else ""))
+    found = {"labelled": made.labelled(), "not read": len(unread)}
+    said = "".join(f", {count:,} {name}" for name, count in found.items() if count)
+    click.echo(f"{len(made):,} images in {made.folder}{said}")
 
 
 @click.command()

@@ -1,17 +1,16 @@
 """One pass over a folder of images: what the network makes of each, kept in a collection."""
 
-import csv
 import json
 import os
 import secrets
 import shutil
 import tempfile
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO, Any, Literal
 
 import numpy as np
@@ -24,6 +23,7 @@ from torch.nn.functional import linear
 from opsin.batches import forward_batch
 from opsin.collection import store
 from opsin.collection.decoding import Cut, Decoded, Unread, decoding
+from opsin.collection.labels import FOLDERS, label, read_labels
 from opsin.collection.source import RECORD, Entry, Source
 from opsin.collection.store import About, Collection, LayerAbout
 from opsin.collection.tally import Tally
@@ -39,7 +39,6 @@ Engine = Literal["local", "ray"]
 PACKAGES = ("opsin", "torch", "pylance", "pillow", "numpy")
 LEAST_CHUNK, MOST_CHUNK, CHUNKS = 256, 4096, 64  # images that are taken in at once: the total / 64, within
 WORKERS = 8  # processes that decode, at most, unless more are asked for
-PATH_COLUMNS, LABEL_COLUMNS = ("path", "file", "filename", "image"), ("label", "class")
 
 
 @dataclass(frozen=True)
@@ -70,8 +69,8 @@ def scan(
     Of each image: file, size, hash, thumbnail, top-5 classes, and the features of `layers`, averaged over
     positions (by default of the classifier's input alone). Of each channel of them: the `top` images where
     it fires most and where in these, mean, standard deviation and sparsity. `labels` is a CSV with the
-    columns `path` and `label`; without one an image's label is the name of the folder below the root
-    that it lies in.
+    columns `path` and `label`, or the word `folders`: the name of the folder below the root that an image
+    lies in. Without it they are what they were in the last scan, at first those of folders.
 
     A scan that was cut off goes on where it stopped; one that is run again takes in what is new or has
     changed, and forgets what is gone, together with the rest of its chunk, which is scanned anew; of a
@@ -93,14 +92,17 @@ def scan(
     source, place = Source(folder), Path(collection)
     if next(source.entries(), None) is None:
         raise InputError(f"{folder} holds no images ({', '.join(sorted(SUFFIXES))})")
-    named = None if labels is None else _read_labels(Path(labels))
+    named = None if labels in (None, FOLDERS) else read_labels(Path(labels), source.root)
     facts = About(source.root, store.about_model(model), model.labels, abouts, top, versions(PACKAGES))
-    with store.writing(place):
-        new = not (place / RECORD).is_file()
+    with _nothing_begun(place), store.writing(place):
         made = store.create(place, facts, model)
         with tempfile.TemporaryFile("w+", encoding="utf-8", errors="surrogateescape") as spool:
             _spool(source, made, spool)
-            made.write_labels(_labelled(spool, named))
+            if labels is None:
+                named = made.named_labels()
+            elif named is not None:
+                _check(named, labels, spool)
+            made.write_labels(_labelled(spool, named), named)
             todo = _todo(made, spool)
             total = sum(1 for _ in todo(spool))
             size = min(MOST_CHUNK, max(LEAST_CHUNK, total // CHUNKS))
@@ -109,13 +111,25 @@ def scan(
             unread = _take_in(made, found)
         made.write_unread(unread)
         made.tidy()
-    if not len(made):
+        if not len(made):
+            why = next(iter(unread.values()))
+            raise RefusedError(f"none of the {total} images below {folder} can be read: {why}")
+    return made
+
+
+class RefusedError(InputError):
+    """A scan that leaves no new collection behind."""
+
+
+@contextmanager
+def _nothing_begun(place: Path) -> Iterator[None]:
+    new = not (place / RECORD).is_file()
+    try:
+        yield
+    except RefusedError:
         if new:
             shutil.rmtree(place)
-        raise InputError(
-            f"none of the {total} images below {folder} can be read: {next(iter(unread.values()))}"
-        )
-    return made
+        raise
 
 
 @dataclass(frozen=True)
@@ -373,36 +387,14 @@ def _todo(made: Collection, spool: IO[str]) -> Callable[[IO[str]], Iterator[Entr
 def _labelled(spool: IO[str], named: Mapping[str, str] | None) -> Iterator[pa.RecordBatch]:
     """The entries that have a label, with it."""
     entries = _entries(spool)
-    found = 0
     while some := list(islice(entries, store.BATCH)):
-        pairs = [(entry.id, _label(entry, named)) for entry in some]
-        pairs = [pair for pair in pairs if pair[1]]
-        found += len(pairs)
+        pairs = [(entry.id, found) for entry in some if (found := label(entry, named))]
         if pairs:
             yield pa.record_batch([pa.array(c) for c in zip(*pairs, strict=True)], schema=store.LABEL_SCHEMA)
 
 
-def _label(entry: Entry, named: Mapping[str, str] | None) -> str | None:
-    path = PurePosixPath(entry.path)
-    if named is None:
-        return os.fsencode(path.parent.name).decode("utf-8", "replace") or None
-    return named.get(entry.path, named.get(path.name))
-
-
-def _read_labels(path: Path) -> dict[str, str]:
-    """The labels of a CSV, by path or by file name."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = csv.DictReader(file)
-            columns = rows.fieldnames or []
-            keys = [
-                next((c for c in columns if c.strip().lower() in names), None)
-                for names in (PATH_COLUMNS, LABEL_COLUMNS)
-            ]
-            if None in keys:
-                wanted = f"one of {', '.join(PATH_COLUMNS)} and one of {', '.join(LABEL_COLUMNS)}"
-                raise InputError(f"{path} has the columns {', '.join(columns)}: it needs {wanted}")
-            pairs = [((row[keys[0]] or "").strip(), (row[keys[1]] or "").strip()) for row in rows]
-            return {file.removeprefix("./"): label for file, label in pairs if file and label}
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path} cannot be read as a CSV of labels: {error}") from error
+def _check(named: Mapping[str, str], table: str | Path, spool: IO[str]) -> None:
+    """Raise `RefusedError` where a CSV names none of the images."""
+    if not any(label(entry, named) for entry in _entries(spool)):
+        theirs, ours = next(iter(named), None), next(_entries(spool)).path
+        raise RefusedError(f"{table} names none of the images: the first is {ours!r} here, {theirs!r} there")

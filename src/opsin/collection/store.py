@@ -5,6 +5,7 @@
       images.lance    a row an image: file, size, hash, thumbnail, top-5 classes, features
       tallies.lance   a row a chunk and layer: where every channel fired most, its moments
       labels.lance    the labels that folders or a CSV give
+      labels.json     what the CSV says, for the next scan; `null` where labels are folders'
       cache/          what was made of these for a faster search; may be deleted
 
 A chunk is the images that were taken in by one append. Tallies are written before their images, so
@@ -46,6 +47,7 @@ WNID = re.compile(r"n\d{8}")  # a WordNet number, as folders of ImageNet are nam
 KIND = "Collection"
 FORMAT = 1
 TOP_CLASSES = 5
+NAMED = "labels.json"
 IMAGES, TALLIES, LABELS, CACHE = "images.lance", "tallies.lance", "labels.lance", "cache"
 BATCH = 4096  # rows that are read at once
 
@@ -296,6 +298,13 @@ class Collection:
             found = table.to_table(filter=None if ids is None else f"id in ({', '.join(map(str, ids))})")
         return dict(zip(found["id"].to_pylist(), found["label"].to_pylist(), strict=True))
 
+    def labelled(self) -> int:
+        """How many images have a label."""
+        now = self.pinned()
+        with now.reading(LABELS) as table:
+            ids = [] if table is None else table.to_table(columns=["id"])["id"].to_numpy()
+        return int(np.isin(ids, now.ids()).sum())
+
     def tally(self, layer: str | None = None) -> Tally:
         """Where each channel of a layer fires most, and its moments, over all images."""
         number, about = self.layer(layer), self.about.layers[self.layer(layer)]
@@ -329,6 +338,12 @@ class Collection:
         place = self.folder / "unread.json"
         return json.loads(place.read_text("utf-8", "surrogateescape")) if place.is_file() else {}
 
+    def named_labels(self) -> dict[str, str] | None:
+        """The CSV of labels that the last scan was given, as it was read; `None` where it took folders."""
+        place = self.folder / NAMED
+        found: dict[str, str] | None = json.loads(place.read_text("utf-8")) if place.is_file() else None
+        return found
+
     # What follows writes, under the lock of `writing`.
 
     def append(self, rows: pa.Table, tallies: Sequence[Tally], chunk: int) -> None:
@@ -346,9 +361,10 @@ class Collection:
                 if (table := self.table(name)) is not None:
                     table.delete(f"chunk in ({', '.join(map(str, chunks))})")
 
-    def write_labels(self, batches: Iterator[pa.RecordBatch]) -> None:
-        """Put these in place of all labels."""
+    def write_labels(self, batches: Iterator[pa.RecordBatch], named: Mapping[str, str] | None = None) -> None:
+        """Put these in place of all labels; `named` are those of a CSV."""
         with _room(self.folder):
+            _write_whole(self.folder / NAMED, json.dumps(named, ensure_ascii=False) + "\n")
             lance.write_dataset(
                 pa.RecordBatchReader.from_batches(LABEL_SCHEMA, batches),
                 self.folder / LABELS,
