@@ -16,6 +16,13 @@ class NetworkError(OpsinError, RuntimeError):
     """The network itself failed, or is not of the kind that the technique needs."""
 
 
+def at_least(least: int, **given: int) -> None:
+    """Raise the error for numbers that are too small."""
+    for name, value in given.items():
+        if value < least:
+            raise InputError(f"{name} is at least {least}, not {value}")
+
+
 def unknown(kind: str, name: str, valid: Iterable[str], also: str = "") -> InputError:
     """The error for a name that is not among the valid ones: it lists the nearest of them."""
     names = list(valid)

@@ -12,6 +12,10 @@ from opsin.model import Model
 from opsin.progress import steps
 
 NAMES = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")  # of torch.conv2d's arguments
+CHOOSING = {
+    getattr(of, name) for of in (torch, torch.Tensor) for name in ("where", "nan_to_num", "fmax", "fmin")
+}
+SOME = 1e-5  # of the greatest gradient: what is more is no rounding
 DEFAULTS = {"stride": 1, "padding": 0, "dilation": 1}
 
 
@@ -36,6 +40,8 @@ class OneChannel(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        if func in CHOOSING:
+            return _spoiling(func, args, kwargs or {})
         if func is not torch.conv2d:
             return func(*args, **(kwargs or {}))
         given = {**DEFAULTS, **dict(zip(NAMES, args, strict=False)), **(kwargs or {})}
@@ -45,6 +51,16 @@ class OneChannel(TorchFunctionMode):
         kernel = torch.ones_like(weight[:1, :1], dtype=torch.float32)
         wide = torch.conv2d(reached, kernel, None, stride, padding, dilation) > 0.5
         return torch.where(wide, torch.nan, 0).to(weight).repeat(1, len(weight), 1, 1)
+
+
+def _spoiling(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A function that may choose something else in place of NaN, with NaN wherever it was given one."""
+    found = func(*args, **kwargs)
+    if isinstance(found, torch.Tensor):
+        for one in (*args, *kwargs.values()):
+            if isinstance(one, torch.Tensor) and one.is_floating_point():
+                found = found.masked_fill(one.isnan(), torch.nan)
+    return found
 
 
 @dataclass(frozen=True)
@@ -63,8 +79,8 @@ class Fields:
 def fields(model: Model, layer: str) -> Fields:
     """The receptive fields of all units of a layer with a spatial extent.
 
-    Of units that the experiment does not reach (`torch.where` and the like may take NaN out) it is the
-    whole image. Raises `NetworkError` where the layer has none.
+    Of units that the experiment does not reach (a function may take NaN out) it is the whole image, and of
+    all where the gradient of one reaches further than found. Raises `NetworkError` where the layer has none.
     """
     call = model.call(layer)
     if call is None or call.extent is None:
@@ -74,7 +90,7 @@ def fields(model: Model, layer: str) -> Fields:
     def between(first: int, last: int, side: int) -> tuple[int, int]:
         return (first, last) if first < last else (0, side)
 
-    return Fields(
+    found = Fields(
         *(
             tuple(
                 between(edges[start, layer, unit], side - edges[end, layer, unit], side)
@@ -87,6 +103,28 @@ def fields(model: Model, layer: str) -> Fields:
             for edges in [_edges(model, {layer: range(count)}, (start, end))]
         )
     )
+    if _reaches_further(model, layer, found):
+        return Fields(((0, model.size[0]),) * rows, ((0, model.size[1]),) * columns)
+    return found
+
+
+def _reaches_further(model: Model, layer: str, found: Fields) -> bool:
+    """Whether a unit in a corner or in the middle has a gradient to pixels beyond its field."""
+    drawn = torch.Generator().manual_seed(0)
+    image = torch.rand(1, 3, *model.size, generator=drawn).to(model.device)
+    run = model.run(image, (layer,), start="image")
+    with torch.inference_mode(False), torch.enable_grad():
+        maps = run.maps(layer)[0]  # (c, h, w)
+        weighed = (maps * torch.randn(len(maps), 1, 1, generator=drawn).to(maps)).sum(0)
+        height, width = weighed.shape
+        for row, column in {(0, 0), (height // 2, width // 2), (height - 1, width - 1)}:
+            gradients = torch.autograd.grad(weighed[row, column], run["image"], retain_graph=True)
+            reached = gradients[0].abs().amax((0, 1))
+            within, beyond = found.at(row, column), reached.clone()
+            beyond[within.top : within.bottom, within.left : within.right] = 0
+            if beyond.max() > SOME * reached.max():
+                return True
+    return False
 
 
 def receptive_fields(model: Model, layers: Sequence[str] | None = None) -> dict[str, Region]:

@@ -96,7 +96,7 @@ def explain(
     layer: str | None = None,
     techniques: str | Sequence[str] | None = None,
     names: Sequence[str] | None = None,
-    collection: "Collection | None" = None,
+    collection: "Collection | str | Path | None" = None,
 ) -> Report:
     """Run every technique that costs little, or those named, on each photo.
 
@@ -109,7 +109,9 @@ def explain(
         raise InputError(f"explain takes an opsin.Model first, got {type(model).__name__}: see opsin.load")
     images.check(photos)
     if collection is not None:
-        collection.check(model)
+        from opsin.collection.store import opened  # noqa: PLC0415 (slow, and only needed for a collection)
+
+        opened(collection).check(model)
     techniques = [techniques] if isinstance(techniques, str) else techniques
     if layer is not None:
         model.call(layer)

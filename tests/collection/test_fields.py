@@ -245,20 +245,56 @@ def test_the_fields_do_not_depend_on_weights_or_precision(precision):
     assert fields(nets.model(zero), "relu2") == expected
 
 
-class Lost(nn.Module):
-    """A rectifier that takes NaN for nought, as the way that the fields are found does not know."""
+class Chosen(nn.Module):
+    """A rectifier that takes NaN for nought, beside a shortcut that sees less."""
 
-    def __init__(self):
+    def __init__(self, choose=torch.where):
         super().__init__()
-        self.conv, self.act, self.head = nn.Conv2d(3, 4, 3), nn.Identity(), nn.Linear(4, 5)
+        self.conv, self.short = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(3, 4, 1)
+        self.choose = choose
+        self.act, self.head = nn.Identity(), nn.Linear(4, 5)
 
     def forward(self, x):
-        x = self.conv(x)
-        return self.head(self.act(torch.where(x > 0, x, 0)).mean((2, 3)))
+        return self.head(self.act(self.choose(self.conv(x)) + self.short(x)).mean((2, 3)))
 
 
-def test_units_that_the_experiment_does_not_reach_are_given_the_whole_image():
-    seen = fields(nets.model(Lost(), size=(24, 16)), "act")
+def picked(x):
+    """What is a number, nought elsewhere, as the experiment does not know it."""
+    known = ~x.isnan()
+    return torch.zeros_like(x).masked_scatter(known, x[known])
+
+
+class Picking(nn.Module):
+    """That as a layer."""
+
+    def forward(self, x):
+        return picked(x)
+
+
+@pytest.mark.parametrize(
+    "choose",
+    [
+        lambda x: torch.where(x > 0, x, 0),
+        lambda x: x.where(x > 0, torch.zeros_like(x)),
+        lambda x: torch.where(condition=x > 0, input=x, other=0.0),
+        torch.nan_to_num,
+        lambda x: x.fmax(torch.zeros_like(x)),
+    ],
+)
+def test_what_is_chosen_in_place_of_nan_is_seen(choose):
+    model = nets.model(positive(Chosen(choose)), size=(12, 8), mean=[0.0] * 3, std=[1.0] * 3)
+    seen = fields(model, "act")
+    assert {unit: seen.at(*unit) for unit in supports(model, "act")} == supports(model, "act")
+    assert seen.at(5, 5) == Region(4, 4, 7, 7)
+
+
+@pytest.mark.parametrize(
+    ("net", "layer"),
+    [(Chosen(picked), "act"), (chain(nn.Conv2d(3, 4, 3), Picking(), channels=4), "1")],
+)
+def test_where_the_experiment_sees_too_little_the_whole_image_is_given(net, layer):
+    model = nets.model(positive(net), size=(24, 16))
+    seen = fields(model, layer)
     assert set(seen.rows) == {(0, 24)}
     assert set(seen.columns) == {(0, 16)}
 

@@ -265,7 +265,7 @@ def test_a_network_without_classes_is_told(tmp_path):
 
     model = nets.model(nets.seeded(Maps()), labels=None)
     made = scanned(tmp_path, ["0", "1"], model, layers=["relu2"])
-    with pytest.raises(opsin.InputError, match="gives no classes"):
+    with pytest.raises(opsin.InputError, match="has both a label and a class"):
         mistakes(model, made)
 
 

@@ -25,11 +25,11 @@ def brute(rows, queries, k):
 
 
 def angles(rows, queries):
-    """1 - cos of every query and row; half where one of them is nought, nothing where both are."""
+    """1 - cos of every query and row; one where one of them is nought, nothing where both are."""
 
     def one(x, q):
         norms = np.linalg.norm(x) * np.linalg.norm(q)
-        return 1 - x @ q / norms if norms else (x.any() or q.any()) / 2
+        return 1 - x @ q / norms if norms else float(x.any() or q.any())
 
     return np.array([[one(x, q) for x in as64(rows)] for q in as64(queries)])
 
@@ -70,6 +70,7 @@ def drawn(kind, n=700, width=24, seed=0):
         "one giant": normal * giant,
         "duplicates": torch.randint(3, (n, min(3, width)), generator=g).float(),
         "some noughts": normal * (share > 0.5),
+        "positive": normal.abs() * (share > 0.1),
         "closer than bfloat16": 1 + 1e-4 * normal,
         "closer than bfloat16, far out": 300 + 1e-3 * normal,
         # all are rounded alike, to a number that none of them is
@@ -218,7 +219,17 @@ def add(made, features):
 
 
 @pytest.mark.parametrize(
-    "kind", ["random", "clusters", "norms", "some noughts", "closer than bfloat16", "duplicates"]
+    "kind",
+    [
+        "random",
+        "clusters",
+        "norms",
+        "some noughts",
+        "closer than bfloat16",
+        "duplicates",
+        "positive",
+        "small",
+    ],
 )
 def test_cosine_distance_is_one_minus_the_cosine(tmp_path, kind):
     rows = drawn(kind, 130)

@@ -157,6 +157,15 @@ def test_infinity_is_what_it_is():
     assert tally.ids[1].tolist()[2] == NONE
 
 
+@pytest.mark.parametrize("spread", [1e-3, 1e-5])
+def test_a_small_deviation_around_a_large_mean_keeps_its_digits(spread):
+    drawn_ = np.random.default_rng(0).normal(10, spread, (40, C, 30, 30))
+    maps, ids = torch.tensor(drawn_, dtype=torch.float32), numbered(40)
+    tally = Tally.of(maps[:25], ids[:25], 2).merged(Tally.of(maps[25:], ids[25:], 2))
+    expected = maps.double().transpose(0, 1).flatten(1).std(1, correction=0)
+    torch.testing.assert_close(tally.deviation, expected, rtol=1e-3, atol=0)
+
+
 def test_large_numbers_keep_their_moments():
     maps = 1000 + 0.1 * torch.randn(20, 2, 8, 8, generator=torch.Generator().manual_seed(0))
     ids = torch.arange(20)

@@ -312,7 +312,7 @@ def test_photos_that_changed_or_are_gone_are_told_and_the_rest_is_shown(tmp_path
     assert units(MODEL, made).shots == ()
 
 
-def test_the_field_of_units_that_take_nan_out_is_the_whole_photo(tmp_path):
+def test_the_field_of_units_that_choose_is_that_of_what_they_choose_from(tmp_path):
     class Where(nets.Plain):
         def forward(self, x):
             x = self.pool(self.relu1(self.conv1(x)))
@@ -322,7 +322,7 @@ def test_the_field_of_units_that_take_nan_out_is_the_whole_photo(tmp_path):
     model = nets.model(nets.seeded(Where()))
     write_photos(tmp_path / "photos", 2)
     made = scan(tmp_path / "photos", model, tmp_path / "c", layers=["relu2"], workers=0)
-    assert "(16×16 pixels)" in units(model, made).intro
+    assert "(8×8 pixels)" in units(model, made).intro
 
 
 def test_units_are_saved_and_loaded(made, tmp_path):

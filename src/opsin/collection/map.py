@@ -20,8 +20,8 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from torch import Tensor
 
 from opsin.collection.findings import record
-from opsin.collection.store import WNID, Collection, Row, truth
-from opsin.errors import InputError, NetworkError, unknown
+from opsin.collection.store import WNID, Collection, Row, opened, truth
+from opsin.errors import InputError, NetworkError, at_least, unknown
 from opsin.report import page, webp_uri
 from opsin.results import PAGE, Result, note, noting
 
@@ -183,7 +183,7 @@ class Map(Result):
 
 
 def map(
-    collection: Collection,
+    collection: Collection | str | Path,
     *,
     layer: str | None = None,
     method: Method = "tsne",
@@ -203,12 +203,11 @@ def map(
     Departs from the t-SNE paper: neighbours and repulsion are approximated (van der Maaten: Accelerating
     t-SNE using Tree-Based Algorithms, 2014), and it starts from the first two components, not at random.
     """
-    collection = collection.pinned()
+    collection = opened(collection)
     layer = collection.about.layers[collection.layer(layer)].name
     if method not in get_args(Method):
         raise unknown("method", method, get_args(Method))
-    if most < 2:
-        raise InputError(f"most is at least 2, not {most}")
+    at_least(2, most=most)
     if not 0 <= seed < 2**32:
         raise InputError(f"seed is at least 0 and below 2^32, not {seed}")
     if (n := len(collection)) < 2:

@@ -1,14 +1,15 @@
 """Where a network goes wrong on a collection with labels."""
 
 from collections import Counter
+from pathlib import Path
 
 import torch
 
 from opsin.collection import store
 from opsin.collection.findings import Findings, Shot, Table, record, seen_as
 from opsin.collection.search import nearest
-from opsin.collection.store import Collection
-from opsin.errors import InputError
+from opsin.collection.store import Collection, opened
+from opsin.errors import InputError, at_least
 from opsin.model import Model
 from opsin.progress import steps
 from opsin.registry import get
@@ -20,7 +21,9 @@ MATRIX = 20  # classes up to which the whole confusion matrix is shown
 NEAREST = 4
 
 
-def mistakes(model: Model, collection: Collection, *, count: int = 12, layer: str | None = None) -> Findings:
+def mistakes(
+    model: Model, collection: Collection | str | Path, *, count: int = 12, layer: str | None = None
+) -> Findings:
     """What a collection's images with labels are taken for: accuracy, confusions, the most confident errors.
 
     An image is an error where the most probable class is not its label's. Each of the `count` errors of the
@@ -30,8 +33,9 @@ def mistakes(model: Model, collection: Collection, *, count: int = 12, layer: st
     A label is a class's name, one of its synonyms, its index, or its WordNet number. Raises `InputError`
     where no label is a class, and on a collection of another network.
     """
+    collection = opened(collection)
     collection.check(model)
-    collection = collection.pinned()
+    at_least(0, count=count)
     layer = collection.about.layers[collection.layer(layer)].name
     with noting() as notes:
         truth = truths(collection, model)
@@ -49,7 +53,7 @@ def mistakes(model: Model, collection: Collection, *, count: int = 12, layer: st
             errors = sorted(errors, key=lambda one: (-one[0], one[1]))[:count]
         total = sum(confusion.values())
         if not total:
-            raise InputError(f"the network of {collection.folder} gives no classes")
+            raise InputError(f"no image of {collection.folder} has both a label and a class")
         shots = _shown(model, collection, layer, truth, [id for _, id in errors])
     accuracy = {name: right[name] / total for name in ("top-1", "top-5")}
     wrong = [(pair, n) for pair, n in confusion.most_common() if pair[0] != pair[1]]

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from jaxtyping import Float
@@ -11,8 +12,8 @@ from opsin import colour, images
 from opsin.batches import chunks, pooled
 from opsin.collection.findings import Findings, Shot, Table, record, seen_as
 from opsin.collection.search import QUERIES, Metric, nearest
-from opsin.collection.store import Collection
-from opsin.errors import InputError
+from opsin.collection.store import Collection, opened
+from opsin.errors import InputError, at_least
 from opsin.model import Model
 from opsin.progress import steps
 from opsin.report import headings
@@ -25,7 +26,7 @@ MOST_SHOWN = 20  # labels whose accuracy the page lists
 
 def neighbours(
     model: Model,
-    collection: Collection,
+    collection: Collection | str | Path,
     photos: Float[Tensor, "n 3 h w"],
     *,
     k: int = 10,
@@ -42,11 +43,10 @@ def neighbours(
 
     Raises `InputError` on a collection of another network, layer or preprocessing.
     """
+    collection = opened(collection)
     collection.check(model)
-    collection = collection.pinned()
     images.check(photos)
-    if k < 1:
-        raise InputError(f"k is at least 1, not {k}")
+    at_least(1, k=k)
     layer = collection.about.layers[collection.layer(layer)].name
     titles = headings(names or [f"photo {i}" for i in range(len(photos))])
     if len(titles) != len(photos):
@@ -69,7 +69,7 @@ def neighbours(
     settings = {"k": k, "layer": layer, "metric": metric, "index": index}
     return Findings(
         f"Nearest to {titles[0]}" if len(titles) == 1 else f"Nearest to {len(titles)} photos",
-        f"The {k} images of {len(collection):,} whose features at {layer} are nearest by {metric} distance.",
+        f"The nearest of {len(collection):,} images by {metric} distance of their features at {layer}.",
         tuple(shots),
         facts={**settings, "photos": facts},
         record=record(collection, "neighbours", PAPER, settings, notes),
@@ -77,7 +77,7 @@ def neighbours(
 
 
 def leave_one_out(
-    collection: Collection, *, k: int = 10, layer: str | None = None, metric: Metric = "cosine"
+    collection: Collection | str | Path, *, k: int = 10, layer: str | None = None, metric: Metric = "cosine"
 ) -> Findings:
     """How often the label that most of an image's k nearest others have is its own.
 
@@ -85,9 +85,8 @@ def leave_one_out(
 
     Raises `InputError` where fewer than two images have one.
     """
-    if k < 1:
-        raise InputError(f"k is at least 1, not {k}")
-    collection = collection.pinned()
+    at_least(1, k=k)
+    collection = opened(collection)
     layer = collection.about.layers[collection.layer(layer)].name
     labels, ids = collection.labels(), collection.ids().tolist()
     own = [labels.get(one) for one in ids]

@@ -27,7 +27,7 @@ from opsin.collection.labels import FOLDERS, label, read_labels
 from opsin.collection.source import RECORD, Entry, Source
 from opsin.collection.store import About, Collection, LayerAbout
 from opsin.collection.tally import Tally
-from opsin.errors import InputError, unknown
+from opsin.errors import InputError, at_least, unknown
 from opsin.folding import Folded
 from opsin.model import Model
 from opsin.photos import SUFFIXES
@@ -84,10 +84,8 @@ def scan(
     layers = [layers] if isinstance(layers, str) else layers
     names = list(dict.fromkeys(layers or [classifier_input(model)]))
     abouts = tuple(about_layer(model, name) for name in names)
-    if top < 1:
-        raise InputError(f"top is at least 1, not {top}")
-    if workers is not None and workers < 0:
-        raise InputError(f"workers are none or more, not {workers}")
+    at_least(1, top=top)
+    at_least(0, workers=workers or 0)
     run = _engine(engine, address)
     source, place = Source(folder), Path(collection)
     if next(source.entries(), None) is None:

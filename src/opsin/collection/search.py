@@ -150,9 +150,10 @@ def nearest(
 ) -> Nearest:
     """The images of a collection whose features are nearest, by row.
 
-    Cosine distance is 1 - cos, Euclidean distance |q - x|. The first search of a collection rounds its
-    features into the cache; where that would not fit into the free memory, or with `index`, it builds an
-    index of Lance's instead, whose answers are near but not always the nearest: a note says so.
+    Cosine distance is 1 - cos (of nought and anything else 1), Euclidean distance |q - x|. The first
+    search of a collection rounds its features into the cache; where that would not fit into the free
+    memory, or with `index`, it builds an index of Lance's instead, whose answers are near but not always
+    the nearest: a note says so.
     """
     if metric not in get_args(Metric):
         raise unknown("metric", metric, get_args(Metric))
@@ -170,7 +171,7 @@ def nearest(
         return _indexed(collection, queries.float(), k, number, metric)
 
     def shaped(values: Tensor) -> Tensor:
-        return unit(values) if metric == "cosine" else values
+        return directions(values) if metric == "cosine" else values
 
     def take(rows: Int[Tensor, " m"]) -> Tensor:
         return shaped(torch.from_numpy(collection.features(layer, rows.tolist())))
@@ -184,7 +185,7 @@ def nearest(
         try:
             place.parent.mkdir(exist_ok=True)
             with tempfile.TemporaryDirectory(dir=place.parent, ignore_cleanup_errors=True) as fresh:
-                Coarse.write(Path(fresh), parts, width)
+                Coarse.write(Path(fresh), parts, shaped(queries).shape[1])
                 Path(fresh).rename(place)
         except OSError as error:
             if not place.is_dir():  # nor has another search made it meanwhile
@@ -244,9 +245,11 @@ def _free_memory() -> int:
     return int(psutil.virtual_memory().available)
 
 
-def unit(values: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-    """Vectors of length one; nought stays nought."""
-    return torch.nn.functional.normalize(values.float(), dim=1)
+def directions(values: Float[Tensor, "n d"]) -> Float[Tensor, "n d+1"]:
+    """Vectors of length one; nought has a direction of its own, at right angles to all others."""
+    none = ~values.any(1, keepdim=True)
+    tiny = torch.finfo(torch.float32).tiny
+    return torch.cat([torch.nn.functional.normalize(values.float(), dim=1, eps=tiny), none.float()], 1)
 
 
 def _of_groups(scores: Float[Tensor, " rows"], groups: Int[Tensor, " g"]) -> Float[Tensor, " members"]:

@@ -390,6 +390,11 @@ class Collection:
             shutil.rmtree(self.folder / CACHE, ignore_errors=True)
 
 
+def opened(collection: "Collection | str | Path") -> Collection:
+    """A collection, or the one in a folder, pinned to what is there now."""
+    return (collection if isinstance(collection, Collection) else Collection(collection)).pinned()
+
+
 def schema(channels: Sequence[int]) -> pa.Schema:
     """Of the table of images, for layers of so many channels."""
     features = [pa.field(feature_column(i), pa.list_(pa.float32(), c)) for i, c in enumerate(channels)]

@@ -42,18 +42,20 @@ class Tally:
     def of(cls, maps: Float[Tensor, "n c h w"], ids: Int[Tensor, " n"], k: int) -> "Tally":
         """Of a batch: activation maps, and the images' ids."""
         n, c, h, w = maps.shape
-        flat = maps.reshape(n, c, h * w).float()
+        flat = maps.detach().reshape(n, c, h * w).float()
         peaks, places = flat.max(2)  # (n, c) each
-        each = (flat.sum(2), torch.linalg.vector_norm(flat, dim=2), (flat > 0).sum(2))
-        sums, norms, active = (one.double().cpu() for one in each)  # (n, c) each
+        means = flat.mean(2)
+        away = torch.linalg.vector_norm(flat - means[:, :, None], dim=2)  # so that no digits cancel
+        above = torch.gt(flat, 0, out=torch.empty_like(flat)).sum(2)
+        means, away, active = (one.double().cpu() for one in (means, away, above))  # (n, c) each
         peaks, places, ids = peaks.T.cpu(), places.T.cpu(), ids.expand(c, n)
         some = peaks > -torch.inf  # not NaN
         found = cls(
             peaks.where(some, -torch.inf),
             ids.where(some, NONE),
             places.where(some, NONE),
-            sums.sum(0),
-            norms.square().sum(0),
+            h * w * means.sum(0),
+            (away.square() + h * w * means.square()).sum(0),
             active.sum(0),
             n * h * w,
             n,

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from functools import lru_cache
 from math import ceil
+from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -15,7 +16,7 @@ from opsin import colour, rules
 from opsin.batches import chunks, forward_batch
 from opsin.collection.findings import Findings, Shot, record
 from opsin.collection.scanning import as_maps
-from opsin.collection.store import Collection, Row
+from opsin.collection.store import Collection, Row, opened
 from opsin.errors import InputError, NetworkError, unknown
 from opsin.model import Model
 from opsin.progress import steps
@@ -36,7 +37,7 @@ Projection = Literal["auto", "deconvnet", "guided", "gradient", "none"]
 
 def units(
     model: Model,
-    collection: Collection,
+    collection: Collection | str | Path,
     *,
     layer: str | None = None,
     channels: Sequence[int] | None = None,
@@ -57,8 +58,8 @@ def units(
     where the projection asked for needs a rectifier and there is none. Departs from the paper: one peak an
     image, as it does, but over all of a channel's positions the strongest alone.
     """
+    collection = opened(collection)
     collection.check(model)
-    collection = collection.pinned()
     layer = collection.about.layers[collection.layer(layer)].name
     tally = collection.tally(layer)
     count = len(tally.values)
@@ -102,8 +103,8 @@ def units(
     settings = {"layer": layer, "channels": "all" if channels is None else chosen, "projection": how}
     return Findings(
         f"What {layer} fires for",
-        f"The {collection.about.top} images of {len(collection):,} where each channel is strongest, cut to "
-        f"what its unit sees ({sees}); beside them what in the patch made it fire.",
+        f"Where each channel is strongest in {len(collection):,} images, cut to what its unit sees ({sees}); "
+        "beside it what in the patch made it fire.",
         tuple(shots),
         facts={**settings, "units": facts},
         record=record(collection, "units", PAPER, settings, notes),
