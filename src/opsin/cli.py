@@ -15,12 +15,13 @@ from opsin.collection.commands import COMMANDS
 from opsin.errors import OpsinError
 from opsin.registry import Parameter
 from opsin.terminal import (
-    MODEL,
-    MODEL_HELP,
+    DEFAULT_MODEL,
     OUT,
     PHOTOS,
     WEIGHTS,
     batches,
+    default_model,
+    model_option,
     open_collection,
     open_model,
     open_photos,
@@ -88,7 +89,7 @@ def main() -> None:
 
 @cli.command()
 @PHOTOS
-@MODEL
+@model_option(DEFAULT_MODEL)
 @WEIGHTS
 @click.option(
     "--target",
@@ -127,7 +128,7 @@ def explain(
     with writing(place) as fresh:
         alike = open_collection(collection) if collection else None
         opened = open_photos(photos, target)  # a wrong one is told before a network is built
-        model = open_model(model_name, weights)
+        model = default_model(model_name, weights, (collection, *photos))
         ((images,),) = batches(opened, model, "together")
         names = [name for name, _ in opened]
         with progress(climbs=False):
@@ -198,7 +199,7 @@ ANIMATION = click.option(
 
 @cli.command()
 @click.argument("result", type=click.Path())
-@click.option("--model", "-m", "model_name", default=None, help=f"{MODEL_HELP} By default the result's own.")
+@model_option(None, "By default the result's own.")
 @WEIGHTS
 @click.option(
     "--steps",
@@ -266,7 +267,7 @@ def _technique_command(name: str) -> click.Command:
                 settings[key] = whole_photos(settings[key])
         with writing(place) as fresh, progress(every, climbs=technique.climbs) as frames:
             opened = open_photos(photos, settings.get("target"))  # a wrong one is told first
-            model = open_model(model_name, weights)
+            model = default_model(model_name, weights, photos)
             results = []
             pieces = batches(opened, model, technique.photos) if technique.takes_images else [()]
             goals = one_each(settings.get("target"), model, len(pieces)) if len(pieces) > 1 else []
@@ -284,10 +285,8 @@ def _technique_command(name: str) -> click.Command:
         command.epilog = (
             "Given a MODEL in place of photos, it lists the network's layers: opsin layers timm:resnet18"
         )
-    model_option = click.option(
-        "--model", "-m", "model_name", default=technique.network, show_default=True, help=MODEL_HELP
-    )
-    arguments: list[Callable[[Any], Any]] = [model_option, WEIGHTS, OUT]
+    network = model_option(technique.network, *([] if technique.takes_images else [""]))
+    arguments: list[Callable[[Any], Any]] = [network, WEIGHTS, OUT]
     if technique.climbs:
         arguments += [EVERY, ANIMATION]
     if technique.takes_images:

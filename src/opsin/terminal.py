@@ -3,32 +3,45 @@
 import json
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
+    from opsin.collection.source import Source
     from opsin.collection.store import Collection
     from opsin.model import Model
     from opsin.progress import Step
 
+Command = TypeVar("Command", bound=Callable[..., Any] | click.Command)
+Opened = Callable[[], "Image"]
+HELD = 32  # photos that are held decoded
 TELL_EVERY = 10.0  # seconds between lines of progress where stderr is no terminal
 PHOTOS = click.argument("photos", nargs=-1, required=True, type=click.Path())
 MODEL_HELP = "Network: a zoo name, timm:NAME, torchvision:NAME, hf:NAME or FILE.py:FACTORY."
+DEFAULT_MODEL = "tf_efficientnet_lite0"
 WEIGHTS_HELP = "Checkpoint to load in place of the published weights, or 'random'."
-MODEL = click.option(
-    "--model", "-m", "model_name", default="tf_efficientnet_lite0", show_default=True, help=MODEL_HELP
-)
 WEIGHTS = click.option("--weights", default=None, help=WEIGHTS_HELP)
 OUT = click.option(
     "--out", "-o", "folder", default=None, help="Output folder; by default named after the command."
 )
+
+
+def model_option(
+    default: str | None, also: str = "For a collection by default its own."
+) -> Callable[[Command], Command]:
+    """The option that names a network."""
+    shown = default is not None
+    about = f"{MODEL_HELP} {also}".strip()
+    return click.option("--model", "-m", "model_name", default=default, show_default=shown, help=about)
 
 
 def open_model(name: str, weights: str | None) -> "Model":
@@ -46,6 +59,15 @@ def reopen_model(known: Mapping[str, Any], name: str | None, weights: str | None
     return open_model(name, weights or next(iter(saved), None))
 
 
+def default_model(name: str, weights: str | None, folders: Iterable[str | None]) -> "Model":
+    """The network that the options name; where they name none, that of the first collection among folders."""
+    given = click.get_current_context().get_parameter_source("model_name")
+    for folder in folders:
+        if given is ParameterSource.DEFAULT and folder is not None and is_collection(folder):
+            return reopen_model(open_collection(folder).about.model, None, weights)
+    return open_model(name, weights)
+
+
 def open_collection(folder: str) -> "Collection":
     """The collection that an option names."""
     from opsin.collection.store import Collection
@@ -53,18 +75,26 @@ def open_collection(folder: str) -> "Collection":
     return Collection(folder)
 
 
-def open_photos(photos: tuple[str, ...], target: str | None = None) -> "list[tuple[str, Image]]":
-    """The photos, those in folders, and those of collections that show the target, with their names."""
+def open_photos(photos: tuple[str, ...], target: str | None = None) -> "list[tuple[str, Opened]]":
+    """The photos, those in folders, and those of collections that show the target, with their names.
+
+    Of many, few are held decoded. Those in files and folders have been looked at: they can be read.
+    """
     from opsin.photos import decoded, folder_photos, open_photo
 
-    found = []
+    def read(source: "Source", at: str) -> "Image":
+        return decoded(source.read(at), at)
+
+    opened = lru_cache(HELD)(open_photo)
+    found: list[tuple[str, Opened]] = []
     for path in photos:
         if is_collection(path):
             collection = open_collection(path)
-            rows = collection.showing(target)
-            found += [(row.name, decoded(collection.source.read(row.path), row.path)) for row in rows]
+            found += [(r.name, partial(read, collection.source, r.path)) for r in collection.showing(target)]
         else:
-            found += [(one.name, open_photo(one)) for one in folder_photos(path)]
+            for one in folder_photos(path):
+                opened(one)
+                found.append((one.name, partial(opened, one)))
     return [(name.encode("utf-8", "backslashreplace").decode(), photo) for name, photo in found]
 
 
@@ -77,15 +107,15 @@ def is_collection(path: str) -> bool:
     return isinstance(about, dict) and about.get("kind") == "Collection"
 
 
-def batches(opened: "list[tuple[str, Image]]", model: "Model", photos: str) -> "list[tuple[Tensor]]":
+def batches(opened: "list[tuple[str, Opened]]", model: "Model", photos: str) -> "list[tuple[Tensor]]":
     """The photos as a technique gets them from the command line."""
     import torch
 
     from opsin.images import fit, whole
 
     if photos == "whole":
-        return [(whole(photo),) for _, photo in opened]
-    fitted = torch.stack([fit(photo, model) for _, photo in opened])
+        return [(whole(photo()),) for _, photo in opened]
+    fitted = torch.stack([fit(photo(), model) for _, photo in opened])
     return [(fitted,)] if photos == "together" else [(one,) for one in fitted.split(1)]
 
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from PIL import Image
 
 import opsin
+from opsin import photos, terminal
 from opsin.collection.findings import Findings, Shot, Table
 from opsin.collection.scanning import scan
 from opsin.results import Record
@@ -278,8 +280,8 @@ def test_a_command_may_be_run_again(here, call):
         ("mistakes col -l 9", "unknown layer of the collection '9'"),
         ("mistakes col -m net.py:other", "was scanned with net.py:good"),
         ("mistakes col --count -1", "--count"),
-        ("explain col -m net.py:good -t purple", "holds no image of 'purple'"),
-        ("explain col -m net.py:good -t 0.4:6", "has the channels 0 to 5, not 6"),
+        ("explain col -t purple", "holds no image of 'purple'"),
+        ("explain col -t 0.4:6", "has the channels 0 to 5, not 6"),
         ("explain query.png -m net.py:good --collection nowhere", "nowhere is no collection"),
         (
             "explain query.png -m net.py:other --technique saliency --collection col",
@@ -317,18 +319,7 @@ def test_mistakes_without_labels_are_told(here, call):
 
 
 def test_a_collection_is_explained(here, call):
-    words = (
-        "explain",
-        "col",
-        "-m",
-        "net.py:good",
-        "-t",
-        "green bird",
-        "--technique",
-        "grad_cam",
-        "-o",
-        "out",
-    )
+    words = ("explain", "col", "-t", "green bird", "--technique", "grad_cam", "-o", "out")
     assert call(*words) == (0, "out/index.html\n", "")
     photos = sorted(path.name for path in Path("out").iterdir() if path.is_dir())
     assert photos == ["green bird_2.png", "green bird_5.png", "green bird_8.png"]
@@ -339,7 +330,7 @@ def test_a_collection_is_explained(here, call):
 
 
 def test_a_collection_is_explained_where_a_channel_fires_most(here, call):
-    words = ("explain", "col", "-m", "net.py:good", "-t", "0.4:3", "--technique", "saliency", "-o", "out")
+    words = ("explain", "col", "-t", "0.4:3", "--technique", "saliency", "-o", "out")
     assert call(*words)[0] == 0
     assert call("units", "col", "-u", "3", "--projection", "none", "-o", "u")[0] == 0
     tops = opsin.Result.load("u").facts["units"][0]["top"]
@@ -349,7 +340,7 @@ def test_a_collection_is_explained_where_a_channel_fires_most(here, call):
 
 
 def test_photos_are_explained_beside_what_looks_alike(here, call):
-    words = ("explain", "query.png", "-m", "net.py:good", "--technique", "saliency", "--collection", "col")
+    words = ("explain", "query.png", "--technique", "saliency", "--collection", "col")
     assert call(*words, "-o", "out") == (0, "out/index.html\n", "")
     call("neighbours", "col", "query.png", "-o", "n")
     page = Path("out/index.html").read_text()
@@ -358,11 +349,28 @@ def test_photos_are_explained_beside_what_looks_alike(here, call):
 
 
 def test_facets_of_a_collection(here, call):
-    words = ("facets", "col", "-m", "net.py:good", "-t", "green bird", "--clusters", "2", "--steps", "2")
+    words = ("facets", "col", "-t", "green bird", "--clusters", "2", "--steps", "2")
     code, out, err = call(*words, "-o", "out")
     assert (code, out, err) == (0, "out\n", "")
     found = opsin.Result.load("out")
     assert found.record.technique == "facets"
     own = [Path("photos/green bird") / f"{i}.png" for i in (2, 5, 8)]
-    call("facets", *own, *words[2:], "-o", "same")
+    call("facets", *own, *words[2:], "-m", "net.py:good", "-o", "same")
     assert opsin.Result.load("same") == found
+
+
+def test_of_many_photos_few_are_held_decoded(here, monkeypatch):
+    monkeypatch.setattr(terminal, "HELD", 2)
+    real, held = photos.decoded, []
+
+    def decoded(data, name):
+        found = real(data, name)
+        held.append(weakref.ref(found))
+        return found
+
+    monkeypatch.setattr(photos, "decoded", decoded)
+    for folder in ("photos/tabby", "col"):
+        opened = terminal.open_photos((folder,))
+        assert [photo().size for _, photo in opened] == [(60, 50)] * len(opened)
+        assert sum(one() is not None for one in held) <= 2
+    assert len(opened) == 9

@@ -194,6 +194,11 @@ def test_so_many_errors_as_asked_for(made):
     assert len(mistakes(MODEL, made).groups()) == min(12, total)
 
 
+def test_fewer_errors_than_none_are_refused(made):
+    with pytest.raises(opsin.InputError, match="count is at least 0, not -1"):
+        mistakes(MODEL, made[0], count=-1)
+
+
 def test_a_photo_that_is_gone_is_told_and_the_others_are_shown(tmp_path):
     made = scanned(tmp_path, [str(i % 5) for i in range(10)])
     before = mistakes(MODEL, made)

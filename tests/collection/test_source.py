@@ -251,6 +251,17 @@ def test_a_file_that_cannot_be_read_is_told(tmp_path):
         source.read("a.png")
 
 
+def test_a_root_has_one_name_whatever_dots_lead_to_it(tmp_path, monkeypatch):
+    fill(tmp_path, "one/a.png", "two/b.png", "two/three/c.png")
+    (tmp_path / "link").symlink_to("two/three")
+    for path in ("two", "two/", "./two", "two/../two", "one/.././two/.", "two//"):
+        assert Source(f"{tmp_path}/{path}").root == f"{tmp_path}/two"
+    assert Source(tmp_path / "link").root == f"{tmp_path}/link"
+    assert Source(f"{tmp_path}/link/..").root == f"{tmp_path}/two"  # where the link leads, and up
+    monkeypatch.chdir(tmp_path / "one")
+    assert Source("../two").root == f"{tmp_path}/two"
+
+
 def test_a_relative_root_stays_the_same_folder(tmp_path, monkeypatch):
     fill(tmp_path, "photos/a.png")
     monkeypatch.chdir(tmp_path)

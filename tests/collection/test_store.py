@@ -54,6 +54,21 @@ def made(whole, tmp_path):
     return opsin.Collection(tmp_path / "made")
 
 
+def test_a_collection_may_be_named_by_its_folder(made, whole):
+    folder, photo = made.folder, nets.images(1).float()
+    scan(whole / "photos", folder)
+    for use in (
+        opsin.map,
+        opsin.leave_one_out,
+        lambda given: opsin.units(MODEL, given),
+        lambda given: opsin.neighbours(MODEL, given, photo, k=2),
+        lambda given: opsin.explain(MODEL, photo, techniques="saliency", collection=given).sections[0].near,
+    ):
+        assert use(folder) == use(str(folder)) == use(opsin.Collection(folder))
+    with pytest.raises(opsin.InputError, match="nowhere is no collection"):
+        opsin.map("nowhere")
+
+
 def damage(made, file, how):
     for place in made.folder.glob(file):
         if how == "gone":

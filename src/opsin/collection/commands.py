@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from opsin.terminal import (
-    MODEL,
-    MODEL_HELP,
+    DEFAULT_MODEL,
     OUT,
     WEIGHTS,
+    model_option,
     open_collection,
     open_model,
     open_photos,
@@ -33,14 +33,12 @@ METRIC = click.option(
     show_default=True,
     help="Distance.",
 )
-OWN_MODEL = click.option(
-    "--model", "-m", "model_name", default=None, help=f"{MODEL_HELP} By default the collection's own."
-)
+OWN_MODEL = model_option(None, "By default the collection's own.")
 
 
 @click.command()
 @click.argument("folder", type=click.Path())
-@MODEL
+@model_option(DEFAULT_MODEL, "")
 @WEIGHTS
 @click.option(
     "--layer", "-l", "layers", multiple=True, help="May be repeated; by default the classifier's input."
@@ -137,7 +135,7 @@ def neighbours(
         from opsin.images import fit
 
         model = _model(opened, model_name, weights)
-        images = torch.stack([fit(photo, model) for _, photo in given])
+        images = torch.stack([fit(photo(), model) for _, photo in given])
         return run(model, opened, images, names=[name for name, _ in given], index=index, **settings)
 
     _find(collection, folder or "neighbours", find)

@@ -52,7 +52,7 @@ class Source:
     """The images below a root. Raises `InputError` where there is no such folder."""
 
     def __init__(self, root: str | Path) -> None:
-        self.root = str(root) if "://" in str(root) else str(Path(root).absolute())
+        self.root = str(root) if "://" in str(root) else _absolute(str(root))
         if "://" in self.root:
             return
         place = Path(self.root)
@@ -153,6 +153,12 @@ class Source:
                 keys = ("ETag", "etag", "LastModified", "mtime", "created")
                 stamp = next((str(about[key]) for key in keys if about.get(key) is not None), "")
                 yield Entry.of(below + name, about.get("size") or 0, stamp)
+
+
+def _absolute(path: str) -> str:
+    """Without dots; links are kept, but where a dot leads out of one."""
+    plain = os.path.abspath(path)
+    return plain if os.path.realpath(plain) == os.path.realpath(path) else os.path.realpath(path)
 
 
 def _last(path: str) -> str:
