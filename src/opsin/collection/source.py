@@ -157,8 +157,8 @@ class Source:
 
 def _absolute(path: str) -> str:
     """Without dots; links are kept, but where a dot leads out of one."""
-    plain = os.path.abspath(path)
-    return plain if os.path.realpath(plain) == os.path.realpath(path) else os.path.realpath(path)
+    plain, real = os.path.normpath(Path(path).absolute()), Path(path).resolve()
+    return plain if Path(plain).resolve() == real else str(real)
 
 
 def _last(path: str) -> str:
