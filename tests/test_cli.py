@@ -31,7 +31,7 @@ def good():
 
 class Slow(nn.Module):
     def forward(self, x):
-        time.sleep(0.1)
+        time.sleep(0.01 * len(x))
         return x.mean((2, 3))
 
 def slow():

@@ -796,6 +796,20 @@ def test_a_network_that_gives_nan_is_explained_with_a_warning_or_refused(name):
     assert any("nan" in said.lower() for said in told)
 
 
+@every
+def test_a_map_of_noughts_is_named_in_the_record(name):
+    net = nets.plain()
+    net.fc.weight.data.zero_()  # the scores are the same whatever is seen
+    settings = towards(name, 1) | (at_layer(name) if name in CLIMBING else {})
+    result = outcome(name, fresh(net), **settings)
+    if isinstance(result, opsin.results.Heatmap):
+        blank = [str(i) for i, values in enumerate(result.values) if float(values.abs().max()) == 0]
+        said = [note for note in result.record.notes if "zero everywhere" in note]
+        assert said == [f"Caution: the map is zero everywhere on image {', '.join(blank)}"] * bool(blank)
+        assert blank
+        assert not any("zero everywhere" in note for note in run(name, small(), **settings).record.notes)
+
+
 def share(x: Tensor) -> float:
     """Of photos of the default network's size; a larger one counts as one."""
     return len(x) * min(1, x[0, 0].numel() / 224**2)

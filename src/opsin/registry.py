@@ -235,7 +235,7 @@ def _run(
     from opsin import images as photos
     from opsin.ascent import trailing
     from opsin.model import Model
-    from opsin.results import CAUTION, Record, note, noting
+    from opsin.results import CAUTION, Heatmap, Record, note, noting
 
     try:
         bound = signature.bind(*args, **kwargs)
@@ -272,6 +272,8 @@ def _run(
             if isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error):
                 raise InputError(f"{about.name} needs more memory than there is: {error}") from error
             raise
+        if isinstance(result, Heatmap) and (blank := result.blank()):
+            note(f"{CAUTION}the map is zero everywhere on image {', '.join(map(str, blank))}")
     facts: dict[str, Any] = {"name": model.name, "sha256": weights.fingerprint, "size": list(model.size)}
     facts |= {"mean": list(model.mean), "std": list(model.std), "crop": model.crop, "squash": model.squash}
     facts |= {"interpolation": model.interpolation, "load": model.loaded}

@@ -178,6 +178,10 @@ class Heatmap(Result):
         object.__setattr__(self, "images", _plain(self.images))
         object.__setattr__(self, "extras", {name: _plain(extra) for name, extra in self.extras.items()})
 
+    def blank(self) -> list[int]:
+        """The images whose values are all zero."""
+        return [index for index, values in enumerate(self.values) if not values.any()]
+
     def upsampled(self) -> Float[Tensor, "n c H W"]:
         """The values at the images' resolution, bilinear."""
         return interpolate(self.values, self.images.shape[-2:], mode="bilinear", align_corners=False)
