@@ -258,7 +258,8 @@ def test_the_projection_that_says_something_is_picked(tmp_path, make, layer, exp
     made = scan(tmp_path / "photos", model, tmp_path / "c", layers=[layer], workers=0)
     found = units(model, made, channels=[0])
     assert found.facts["projection"] == found.record.arguments["projection"] == expected
-    assert found.shots[1].caption == f"{expected} of each"
+    said = {"guided": "guided backpropagation", "gradient": "the plain gradient"}.get(expected, expected)
+    assert found.shots[1].caption == f"{said} of each"
     told = any("no rectifier below" in note for note in found.record.notes)
     assert told == (expected == "gradient")
     if expected == "gradient":

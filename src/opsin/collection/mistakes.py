@@ -70,7 +70,7 @@ def mistakes(
     return Findings(
         f"Right on {accuracy['top-1']:.1%} of {total:,} images",
         f"The label is among the five most probable classes on {accuracy['top-5']:.1%}. Below, what is "
-        "confused with what, and the errors that the network is surest of.",
+        f"confused with what, and the errors that the network is surest of with what is near at {layer}.",
         tuple(shots),
         tuple(_tables(model, confusion, wrong)),
         facts,

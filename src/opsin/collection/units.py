@@ -18,6 +18,7 @@ from opsin.collection.findings import Findings, Shot, record
 from opsin.collection.scanning import as_maps
 from opsin.collection.store import Collection, Row, opened
 from opsin.errors import InputError, NetworkError, unknown
+from opsin.images import enlarged
 from opsin.model import Model
 from opsin.progress import steps
 from opsin.regions import Fields, Region, fields
@@ -31,6 +32,8 @@ GAP = 3
 KEPT = 256  # photos that are held while patches are cut from them
 PIXELS = 32  # fields up to this size are shown pixel by pixel
 GREY = (128, 128, 128)  # between patches, and where a receptive field ends beyond the photo
+
+SAID = {"guided": "guided backpropagation", "gradient": "the plain gradient"}
 
 Projection = Literal["auto", "deconvnet", "guided", "gradient", "none"]
 
@@ -91,7 +94,7 @@ def units(
         for index, kind in enumerate(("patches", how)):
             tiles = [tile for one in drawn[channel] if (tile := one[index]) is not None]
             if tiles:
-                caption = said if not index else f"{kind} of each"
+                caption = said if not index else f"{SAID.get(kind, kind)} of each"
                 shots.append(Shot.of(title, caption, _mosaic(tiles), lead=True))
         peaks = [
             {"path": p.row.name, "row": p.y, "column": p.x, "value": p.value}
@@ -172,7 +175,7 @@ def _tiles(
             if projected is None:
                 yield peak, patch, None
             else:
-                drawn = colour.heat(_cut(projected[index], region), signed=True)
+                drawn = colour.heat(_shrunk(_cut(projected[index], region), size), signed=True)
                 yield peak, patch, _tile(drawn, region, size, model.size)
 
 
@@ -196,6 +199,17 @@ def _cut(values: Float[Tensor, "3 h w"], region: Region) -> Float[Tensor, "3 _ _
     return values[:, region.top : region.bottom, region.left : region.right]
 
 
+def _shrunk(values: Float[Tensor, "3 h w"], size: tuple[int, int]) -> Float[Tensor, "3 _ _"]:
+    """A projection as large as it will be shown, so that its colours fill the scale there."""
+    return values if max(size) <= TILE else enlarged(values[None], _scaled(values.shape[1:], size))[0]
+
+
+def _scaled(sides: Sequence[int], size: tuple[int, int]) -> tuple[int, int]:
+    """Sides in a tile that shows the largest field, of `size`."""
+    first, second = (max(1, round(side * TILE / max(size))) for side in sides)
+    return first, second
+
+
 def _largest(seen: Fields) -> tuple[int, int]:
     """Height and width of the largest receptive field."""
     return max(b - a for a, b in seen.rows), max(b - a for a, b in seen.columns)
@@ -203,13 +217,12 @@ def _largest(seen: Fields) -> tuple[int, int]:
 
 def _tile(picture: Image.Image, region: Region, size: tuple[int, int], whole: tuple[int, int]) -> Image.Image:
     """A patch, enlarged to a tile; grey where the field ends beyond the photo."""
-    scale = TILE / max(size)
-    wanted = [max(1, round(side * scale)) for side in picture.size]
+    height, width = _scaled(region.size, size)
     filter_ = Image.Resampling.NEAREST if max(size) <= PIXELS else Image.Resampling.BICUBIC
-    tile = Image.new("RGB", [max(1, round(side * scale)) for side in reversed(size)], GREY)
-    left = 0 if region.right == whole[1] and region.left > 0 else tile.width - wanted[0]
-    top = 0 if region.bottom == whole[0] and region.top > 0 else tile.height - wanted[1]
-    tile.paste(picture.resize(wanted, filter_), (left, top))
+    tile = Image.new("RGB", _scaled(size, size)[::-1], GREY)
+    left = 0 if region.right == whole[1] and region.left > 0 else tile.width - width
+    top = 0 if region.bottom == whole[0] and region.top > 0 else tile.height - height
+    tile.paste(picture.resize((width, height), filter_), (left, top))
     return tile
 
 
