@@ -468,6 +468,7 @@ def test_progress_is_told_in_lines_where_stderr_is_no_terminal(here, call, monke
     assert all(line.startswith("class model  score ") for line in lines)
 
 
+SLOW = ("photo.png", "--patch", "2", "--stride", "1", "-m", "net.py:slow")
 INTERRUPTED = """
 import sys
 from opsin import cli, terminal
@@ -477,12 +478,12 @@ cli.main()
 """
 
 
-def interrupted(*words_):
+def interrupted(*words_, by=signal.SIGINT):
     """The command in a process of its own, interrupted once it has told of progress: (exit code, stderr)."""
     command = [sys.executable, "-c", INTERRUPTED, *words_]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
         told = process.stderr.readline()
-        process.send_signal(signal.SIGINT)
+        process.send_signal(by)
         told += process.stderr.read()
         code = process.wait(timeout=60)
     return code, told
@@ -498,8 +499,19 @@ def test_an_interrupt_keeps_the_picture_so_far(here):
 
 
 def test_an_interrupt_of_what_is_not_climbed_writes_nothing(here):
-    code, err = interrupted("occlusion", "photo.png", "--patch", "2", "--stride", "1", "-m", "net.py:slow")
+    code, err = interrupted("occlusion", *SLOW)
     assert code == 130
     assert "cancelled, nothing was written" in err
     assert "Traceback" not in err
     assert not Path("occlusion").exists()
+
+
+@pytest.mark.parametrize(
+    "words_", [("class_model", "-t", "1", "--steps", "100000", *OWN), ("occlusion", *SLOW)]
+)
+def test_what_is_terminated_leaves_nothing(here, words_):
+    before = {path for path in here.rglob("*") if "__pycache__" not in path.parts}
+    code, err = interrupted(*words_, by=signal.SIGTERM)
+    assert code == 128 + signal.SIGTERM
+    assert "Traceback" not in err
+    assert {path for path in here.rglob("*") if "__pycache__" not in path.parts} == before

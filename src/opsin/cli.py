@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -74,6 +75,7 @@ for command in COMMANDS:
 
 def main() -> None:
     """The entry point of the `opsin` command: what is wrong with the input ends with exit code 2."""
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # what was begun is taken away
     try:
         cli.main(standalone_mode=False)
     except OpsinError as error:
