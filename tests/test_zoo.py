@@ -97,23 +97,52 @@ def test_weights_that_cannot_be_downloaded_say_what_to_do(monkeypatch):
         opsin.load("timm:resnet10t")
 
 
-def test_an_image_classifier_of_transformers_from_a_folder(tmp_path):
+def transformer(folder, **settings):
+    """An image classifier in a folder, with its preprocessing."""
     config = ViTConfig(
         hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, image_size=32,
         patch_size=8, id2label={0: "left", 1: "right"}, label2id={"left": 0, "right": 1},
     )  # fmt: skip
     torch.manual_seed(0)
-    ViTForImageClassification(config).save_pretrained(tmp_path)
-    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
+    ViTForImageClassification(config).save_pretrained(folder)
+    made = ViTImageProcessor(size={"height": 32, "width": 32}, **settings)
+    made.save_pretrained(folder)
+    return made
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]},
+        {"rescale_factor": 1 / 127.5},
+        {"do_rescale": False},
+        {"do_normalize": False},
+        {"do_normalize": False, "rescale_factor": 0.01},
+    ],
+)
+def test_an_image_classifier_of_transformers_from_a_folder(tmp_path, settings):
+    processor = transformer(tmp_path, **settings)
     model = opsin.load(f"hf:{tmp_path}")
     assert model.size == (32, 32)
     assert model.labels == ("left", "right")
-    assert model.mean == (0.5,) * 3
-    images = torch.rand(2, 3, 32, 32)
-    torch.testing.assert_close(
-        model.run(images)["output"], model.network((images - 0.5) / 0.5).logits, atol=1e-5, rtol=1e-5
-    )
-    assert opsin.grad_cam(model, images, target="left").values.shape == (2, 1, 4, 4)
+    pixels = torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    theirs = model.network(**processor(images=list(pixels), return_tensors="pt")).logits
+    torch.testing.assert_close(model.run(pixels / 255)["output"], theirs, atol=1e-4, rtol=1e-4)
+    assert opsin.grad_cam(model, pixels / 255, target="left").values.shape == (2, 1, 4, 4)
+
+
+def test_preprocessing_that_mixes_colours_is_told(tmp_path, monkeypatch):
+    transformer(tmp_path)
+    real = ViTImageProcessor.__call__
+
+    def flipped(self, *args, **kwargs):
+        found = real(self, *args, **kwargs)
+        return {"pixel_values": found["pixel_values"].flip(1)}
+
+    monkeypatch.setattr(ViTImageProcessor, "__call__", flipped)
+    with pytest.raises(opsin.NetworkError, match=r"mixes the colours: build it in a FILE\.py:FACTORY"):
+        opsin.load(f"hf:{tmp_path}")
 
 
 def test_the_forms_that_the_list_names_are_the_forms_that_load_takes():

@@ -192,12 +192,12 @@ def _hugging_face(name: str, weights: str | Path | None) -> Model:
         if cut
         else (shortest or (processor.size["height"], processor.size["width"]))
     )
-    normalised = getattr(processor, "do_normalize", True)
+    mean, std = _normalisation(processor, size, name)
     names: dict[int, str] = cast(Any, network).config.id2label
     return Model(
         network,
-        mean=processor.image_mean if normalised else (0, 0, 0),
-        std=processor.image_std if normalised else (1, 1, 1),
+        mean=mean,
+        std=std,
         size=size,
         crop=size[0] / shortest if cut and shortest else 1.0,
         squash=not shortest,
@@ -205,6 +205,21 @@ def _hugging_face(name: str, weights: str | Path | None) -> Model:
         labels=[names[i] for i in sorted(names)],
         name=f"hf:{name}",
     )
+
+
+def _normalisation(
+    processor: Any, size: tuple[int, int], name: str
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation as the processor has them in effect, whatever it scales and shifts before."""
+    shades = torch.tensor([[0, 0, 0], [255, 255, 255], [255, 0, 0]], dtype=torch.uint8)
+    images = [shade.expand(*size, 3).numpy() for shade in shades]  # (h, w, 3)
+    seen = processor(images=images, return_tensors="pt")["pixel_values"][..., size[0] // 2, size[1] // 2]
+    black, white, red = seen.double()
+    std = 1 / (white - black)
+    mean = -black * std
+    if not torch.allclose((shades[2] / 255 - mean) / std, red, atol=1e-4):
+        raise NetworkError(f"hf:{name} mixes the colours: build it in a FILE.py:FACTORY")
+    return tuple(mean.float().tolist()), tuple(std.float().tolist())
 
 
 def _from_file(name: str, weights: str | Path | None) -> Model:
