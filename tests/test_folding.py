@@ -70,6 +70,20 @@ NETS = {
 }
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("weight", ["first.weight", "norm.running_mean", "second.weight", "fc.weight"])
+@pytest.mark.parametrize("share", [0.1, 1.0])
+def test_numbers_that_are_none_stay_what_they_are(weight, value, share):
+    net = seeded(Block())
+    values = net.state_dict()[weight].view(-1)
+    values[: max(1, int(share * len(values)))] = value
+    whole, x = model(net), images(2)
+    wanted = ("last", "output")
+    found, expected = Folded(whole, wanted).run(x), whole.run(x, wanted)
+    for name in wanted:
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-9, atol=1e-9, equal_nan=True)
+
+
 @pytest.mark.parametrize("name", NETS)
 def test_folded_is_equal(name):
     net, folds = NETS[name]

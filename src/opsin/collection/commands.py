@@ -75,6 +75,8 @@ def scan(
 
     Source(folder)  # a wrong one is told before a network is built
     model = open_model(model_name, weights)
+    if not model.weigh().finite:
+        click.echo("opsin: the network's weights hold NaN or infinite numbers: so may what is kept", err=True)
     try:
         with progress():
             made = run(folder, model, folder_out, layers=layers or None, **settings)
