@@ -470,7 +470,8 @@ def test_progress_is_told_in_lines_where_stderr_is_no_terminal(here, call, monke
 
 SLOW = ("photo.png", "--patch", "2", "--stride", "1", "-m", "net.py:slow")
 INTERRUPTED = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background has it ignored
 from opsin import cli, terminal
 terminal.TELL_EVERY = 0.05
 sys.argv = ["opsin", *sys.argv[1:]]
