@@ -11,9 +11,12 @@ from typing import Any
 import captum.attr
 import numpy as np
 import pytest
+import pytorch_grad_cam
 import skimage.data
 import torch
+import torchcam.methods
 import torchvision
+import zennit.composites
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -223,16 +226,14 @@ def captums_guided(whole: nn.Module, image: Tensor) -> Tensor:
 
 
 def zennits_guided(whole: nn.Module, image: Tensor) -> Tensor:
-    composites = pytest.importorskip("zennit.composites")
     x = image.clone().requires_grad_()
-    with composites.GuidedBackprop().context(whole) as watched:
+    with zennit.composites.GuidedBackprop().context(whole) as watched:
         (gradient,) = torch.autograd.grad(watched(x)[:, CLASS].sum(), x)
     return gradient
 
 
 def pytorch_grad_cams_guided(whole: nn.Module, image: Tensor) -> Tensor:
-    peer = pytest.importorskip("pytorch_grad_cam")
-    gradient = peer.GuidedBackpropReLUModel(whole)(image.clone(), target_category=CLASS)
+    gradient = pytorch_grad_cam.GuidedBackpropReLUModel(whole)(image.clone(), target_category=CLASS)
     return torch.from_numpy(gradient).permute(2, 0, 1)[None]  # (h, w, 3) -> (1, 3, h, w)
 
 
@@ -302,19 +303,17 @@ def test_opsin_keeps_what_an_in_place_relu_overwrites() -> None:
 
 
 def test_pytorch_grad_cam_keeps_what_an_in_place_relu_wrote_over_the_layer() -> None:
-    peer = pytest.importorskip("pytorch_grad_cam")
     model, whole, images, before = overwriting()
-    with peer.GradCAM(whole, [model.network.layer1[0].bn1]) as cam:
-        cam(images, [peer.utils.model_targets.ClassifierOutputTarget(CLASS)] * len(images))
+    with pytorch_grad_cam.GradCAM(whole, [model.network.layer1[0].bn1]) as cam:
+        cam(images, [pytorch_grad_cam.utils.model_targets.ClassifierOutputTarget(CLASS)] * len(images))
         kept = cam.activations_and_grads.activations[0]
     assert close(kept, before.relu())
     assert not close(kept, before, 0.1)
 
 
 def test_torchcam_keeps_what_an_in_place_relu_wrote_over_the_layer() -> None:
-    methods = pytest.importorskip("torchcam.methods")
     _, whole, images, before = overwriting()
-    with methods.GradCAM(whole, "network.layer1.0.bn1") as cam:
+    with torchcam.methods.GradCAM(whole, "network.layer1.0.bn1") as cam:
         whole(images)
         kept = cam.hook_a[0]
     assert close(kept, before.relu())
@@ -333,16 +332,14 @@ def normalised(maps: Tensor) -> Tensor:
 
 
 def pytorch_grad_cams(method: str, whole: Whole, images: Tensor) -> Tensor:
-    peer = pytest.importorskip("pytorch_grad_cam")
-    with getattr(peer, method)(whole, [whole.network.get_submodule(LAYER)]) as cam:
-        maps = cam(images, [peer.utils.model_targets.ClassifierOutputTarget(CLASS)] * len(images))
+    with getattr(pytorch_grad_cam, method)(whole, [whole.network.get_submodule(LAYER)]) as cam:
+        maps = cam(images, [pytorch_grad_cam.utils.model_targets.ClassifierOutputTarget(CLASS)] * len(images))
     return torch.from_numpy(np.asarray(maps, np.float64))[:, None]  # (n, h, w) -> (n, 1, h, w)
 
 
 def torchcams(method: str, whole: Whole, images: Tensor) -> Tensor:
     """Unlike pytorch-grad-cam, torchcam hands out its maps before their normalisation."""
-    methods = pytest.importorskip("torchcam.methods")
-    with getattr(methods, method)(whole, f"network.{LAYER}") as cam:
+    with getattr(torchcam.methods, method)(whole, f"network.{LAYER}") as cam:
         (maps,) = cam(CLASS, whole(images), normalized=False)
     return maps[:, None]
 

@@ -5,6 +5,7 @@ import os
 import pickle
 from pathlib import Path
 
+import fsspec
 import pytest
 
 import nets
@@ -206,7 +207,6 @@ def test_a_change_below_an_address_is_seen(tmp_path):
 
 
 def test_photos_in_memory_can_be_addressed():
-    fsspec = pytest.importorskip("fsspec")
     system = fsspec.filesystem("memory")
     system.pipe({"/photos/x/b.png": b"b", "/photos/a.png": b"aa", "/other/c.png": b"c"})
     source = Source("memory://photos/")
