@@ -35,7 +35,7 @@ from opsin.collection.source import Source
 
 GOAL = 0.9
 COPIES = 40  # crops of each sample photo, where no folder is given
-ROUNDS = 3
+ROUNDS = 5
 SIZES = (1000, 10000, 20000)
 SIDE = 96  # pixels of the synthetic images
 WORKERS = min(8, os.cpu_count() or 1)
