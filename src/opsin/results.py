@@ -30,7 +30,7 @@ RECORD = "record.json"
 VALUES = "values.npz"
 PAGE = "index.html"
 FACTS = "facts.json"
-OWN_FILES = re.compile(rf"{RECORD}|{VALUES}|{PAGE}|{FACTS}|\d{{3,}}\.png|(animation|steps)\.(gif|webp)")
+OWN_FILES = re.compile(rf"{RECORD}|{VALUES}|{PAGE}|{FACTS}|\d{{3,}}\.(png|jpg)|(animation|steps)\.(gif|webp)")
 
 CAUTION = "Caution: "
 
@@ -113,7 +113,7 @@ class Result(ABC):
     def _put_together(cls, arrays: dict[str, Tensor], facts: dict[str, Any]) -> "Result": ...
 
     def save(self, folder: str | Path) -> Path:
-        """Write pictures (PNG), raw arrays (`values.npz`) and `record.json` into `folder`.
+        """Write pictures (PNG, of findings JPEG), raw arrays (`values.npz`) and `record.json` into `folder`.
 
         The folder appears whole or not at all. Raises `InputError` where it cannot be written or
         holds something that is not a result.
@@ -125,11 +125,14 @@ class Result(ABC):
     def write_into(self, place: Path) -> None:
         """Write the files of `save` into an existing folder."""
         arrays, facts = self._take_apart()
-        for index, (_, picture) in enumerate(self.pictures()):
-            picture.save(place / f"{index:03d}.png")
+        self._draw_into(place)
         np.savez_compressed(place / VALUES, **cast(Any, {k: v.numpy() for k, v in arrays.items()}))
         about = {"kind": type(self).__name__, **facts, "record": asdict(self.record) if self.record else None}
         (place / RECORD).write_text(as_json(about), "utf-8")
+
+    def _draw_into(self, place: Path) -> None:
+        for index, (_, picture) in enumerate(self.pictures()):
+            picture.save(place / f"{index:03d}.png")
 
     @staticmethod
     def load(folder: str | Path) -> "Result":

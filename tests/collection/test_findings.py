@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import weakref
 from pathlib import Path
 
@@ -78,10 +79,13 @@ def test_findings_are_saved_and_loaded(tmp_path):
         "facts.json",
         "record.json",
         "values.npz",
-        *(f"00{i}.png" for i in range(5)),
+        *(f"00{i}.jpg" for i in range(5)),
     }
-    with Image.open(place / "002.png") as picture:
+    with Image.open(place / "002.jpg") as picture:
         assert np.array(picture)[3, 3].argmax() == 2
+    page = (place / "index.html").read_text("utf-8")
+    assert sorted(re.findall('src="([^"]+)"', page)) == [f"00{i}.jpg" for i in range(5)]
+    assert 'width="8" height="6"' in page
     for change in (
         {"title": "x"},
         {"shots": found.shots[1:]},
@@ -90,6 +94,12 @@ def test_findings_are_saved_and_loaded(tmp_path):
         {"record": None},
     ):
         assert Findings(**{**vars(found), **change}) != loaded
+
+
+def test_files_of_many_pictures_sort_as_the_pictures_do(tmp_path):
+    shots = tuple(shot("all", str(i), (i % 256, 0, 0)) for i in range(1001))
+    place = Findings("Many", "", shots, record=example().record).save(tmp_path / "out")
+    assert [path.read_bytes() for path in sorted(place.glob("*.jpg"))] == [one.data for one in shots]
 
 
 def test_findings_of_nothing_are_saved_and_loaded(tmp_path):
@@ -102,7 +112,7 @@ def test_findings_are_saved_over_older_ones(tmp_path):
     example().save(tmp_path / "out")
     found = Findings("Newer", "", (), record=example().record)
     assert opsin.Result.load(found.save(tmp_path / "out")) == found
-    assert not (tmp_path / "out/000.png").exists()
+    assert not (tmp_path / "out/000.jpg").exists()
 
 
 def test_shots_are_grouped_with_what_leads_first():

@@ -44,6 +44,11 @@ class Shot:
         return f"data:image/jpeg;base64,{base64.b64encode(self.data).decode()}"
 
     @property
+    def size(self) -> tuple[int, int]:
+        """Width and height."""
+        return Image.open(io.BytesIO(self.data)).size
+
+    @property
     def picture(self) -> Image.Image:
         """The picture."""
         return Image.open(io.BytesIO(self.data)).convert("RGB")
@@ -80,14 +85,24 @@ class Findings(Result):
         ]
 
     def html(self) -> str:
-        """The page."""
-        return page("findings.html", result=self)
+        """The page, its pictures inside."""
+        return page("findings.html", result=self, address={shot: shot.uri for shot in self.shots})
 
     def write_into(self, place: Path) -> None:
-        """Write the files of `save`, the page and `facts.json`."""
+        """Write the files of `save`, the page, which shows the pictures beside it, and `facts.json`."""
         super().write_into(place)
-        (place / PAGE).write_text(self.html(), "utf-8")
+        linked = page("findings.html", result=self, address=dict(zip(self.shots, self._names(), strict=True)))
+        (place / PAGE).write_text(linked, "utf-8")
         (place / FACTS).write_text(as_json(self.facts), "utf-8")
+
+    def _names(self) -> list[str]:
+        """The pictures' files, which sort as the pictures do."""
+        width = max(3, len(str(len(self.shots))))
+        return [f"{index:0{width}d}.jpg" for index in range(len(self.shots))]
+
+    def _draw_into(self, place: Path) -> None:
+        for name, shot in zip(self._names(), self.shots, strict=True):
+            (place / name).write_bytes(shot.data)
 
     def _take_apart(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         arrays = {f"{i:05d}": torch.tensor(np.frombuffer(s.data, np.uint8)) for i, s in enumerate(self.shots)}

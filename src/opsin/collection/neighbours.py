@@ -15,7 +15,7 @@ from opsin.collection.search import QUERIES, Metric, nearest
 from opsin.collection.store import Collection, opened
 from opsin.errors import InputError, at_least
 from opsin.model import Model
-from opsin.progress import steps
+from opsin.progress import tell
 from opsin.report import headings
 from opsin.results import noting
 
@@ -95,9 +95,9 @@ def leave_one_out(
         raise InputError(f"{len(rows)} of {len(own)} images have a label: see `opsin scan --labels`")
     values = torch.from_numpy(collection.features(layer))
     votes = {}
-    parts = list(chunks(len(rows), QUERIES))
     with noting() as notes:
-        for part in steps(parts, len(parts), "leave one out"):
+        for part in chunks(len(rows), QUERIES):
+            tell("leave one out", part.start, len(rows))
             for row, members in _others(collection, values, rows[part], own, k, layer, metric).items():
                 counts = Counter(own[one] for one in members)
                 if members:  # features that are not numbers are near to nothing

@@ -20,7 +20,7 @@ from opsin.collection.store import Collection, Row, opened
 from opsin.errors import InputError, NetworkError, unknown
 from opsin.images import enlarged
 from opsin.model import Model
-from opsin.progress import steps
+from opsin.progress import tell
 from opsin.regions import Fields, Region, fields
 from opsin.results import CAUTION, note, noting
 
@@ -157,8 +157,8 @@ def _tiles(
     """Of every peak its patch and its projection, as tiles."""
     opened = lru_cache(KEPT)(collection.photo)
     size = model.size if seen is None else _largest(seen)
-    parts = list(chunks(len(peaks), forward_batch(model, torch.empty(1, 3, *model.size))))
-    for part in steps(parts, len(parts), f"patches of {layer}"):
+    for part in chunks(len(peaks), forward_batch(model, torch.empty(1, 3, *model.size))):
+        tell(f"patches of {layer}", part.start, len(peaks))
         good = []
         for peak in peaks[part]:
             try:
@@ -177,6 +177,7 @@ def _tiles(
             else:
                 drawn = colour.heat(_shrunk(_cut(projected[index], region), size), signed=True)
                 yield peak, patch, _tile(drawn, region, size, model.size)
+    tell(f"patches of {layer}", len(peaks), len(peaks))
 
 
 def _projected(
