@@ -316,6 +316,38 @@ def test_a_cache_that_cannot_be_written_is_told(tmp_path):
         nearest(made, torch.zeros(1, 24), 3, layer="second")
 
 
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_collection_that_may_only_be_read_is_searched(tmp_path, monkeypatch, begun):
+    rows = drawn("random", 70)
+    made = collection(tmp_path / "c", rows)
+    expected = nearest(made, rows[:2], 3, layer="second")
+    if not begun:
+        shutil.rmtree(made.folder / "cache")
+    held = sorted(made.folder.rglob("*"))
+    monkeypatch.setattr(search.os, "access", lambda *_: False)
+    monkeypatch.setattr(search, "user_cache_path", lambda name: tmp_path / name)
+    assert torch.equal(nearest(made, rows[:2], 3, layer="second").rows, expected.rows)
+    assert (tmp_path / "opsin").exists() is not begun  # what there is is used
+    nearest(made, rows[:2], 3, layer="second", metric="euclidean")
+    assert sorted(made.folder.rglob("*")) == held
+    # another collection in its place is not mistaken for it
+    shutil.rmtree(made.folder)
+    other = collection(tmp_path / "c", -rows)
+    assert torch.equal(nearest(other, -rows[:2], 3, layer="second").rows, expected.rows)
+    assert (nearest(other, rows[:2], 3, layer="second").distances > 0.01).all()
+
+
+def test_an_index_that_cannot_be_written_is_told(tmp_path, monkeypatch):
+    made = collection(tmp_path / "c", torch.rand(search.LEAST_INDEXED, 24))
+
+    def refused(*_, **__):
+        raise OSError("Read-only file system (os error 30)")
+
+    monkeypatch.setattr(search.lance.LanceDataset, "create_index", refused)
+    with pytest.raises(opsin.InputError, match=r"cannot write an index into .*Read-only"):
+        nearest(made, torch.zeros(1, 24), 3, layer="second", index=True)
+
+
 def test_features_of_another_width_are_refused(tmp_path):
     made = collection(tmp_path / "c", drawn("random", 10))
     with pytest.raises(opsin.InputError, match="features of 24 numbers are searched for, not of 23"):

@@ -11,16 +11,20 @@ distance is half the squared distance of vectors of length one.
 """
 
 import json
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Literal, get_args
 
+import lance
 import psutil
 import torch
 from jaxtyping import Float, Int
+from platformdirs import user_cache_path
 from torch import Tensor
 
 from opsin.collection.store import CACHE, IMAGES, Collection, feature_column, matrix
@@ -151,9 +155,9 @@ def nearest(
     """The images of a collection whose features are nearest, by row.
 
     Cosine distance is 1 - cos (of nought and anything else 1), Euclidean distance |q - x|. The first
-    search of a collection rounds its features into the cache; where that would not fit into the free
-    memory, or with `index`, it builds an index of Lance's instead, whose answers are near but not always
-    the nearest: a note says so.
+    search of a collection rounds its features into its cache, or into the user's where the collection may
+    not be written; where that would not fit into the free memory, or with `index`, it builds an index of
+    Lance's instead, whose answers are near but not always the nearest: a note says so.
     """
     if metric not in get_args(Metric):
         raise unknown("metric", metric, get_args(Metric))
@@ -176,14 +180,14 @@ def nearest(
     def take(rows: Int[Tensor, " m"]) -> Tensor:
         return shaped(torch.from_numpy(collection.features(layer, rows.tolist())))
 
-    place = collection.folder / CACHE / f"{feature_column(number)}-{metric}-{table.version}"
+    place = _kept(collection, table, f"{feature_column(number)}-{metric}-{table.version}")
     if not place.is_dir():
         parts = (
             shaped(torch.from_numpy(matrix(batch.column(0), width)))
             for batch in collection.batches([feature_column(number)])
         )
         try:
-            place.parent.mkdir(exist_ok=True)
+            place.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=place.parent, ignore_cleanup_errors=True) as fresh:
                 Coarse.write(Path(fresh), parts, shaped(queries).shape[1])
                 Path(fresh).rename(place)
@@ -195,6 +199,16 @@ def nearest(
         coarse = _mapped(place, stat.st_ino, stat.st_mtime_ns)
     found = coarse.nearest(shaped(queries.float()), k, take)
     return Nearest(found.rows, found.distances.square() / 2) if metric == "cosine" else found
+
+
+def _kept(collection: Collection, table: lance.LanceDataset, name: str) -> Path:
+    """Where rounded features lie: with the collection, or if that is not ours to write with the user's."""
+    own = collection.folder / CACHE
+    if (own / name).is_dir() or os.access(own if own.exists() else collection.folder, os.W_OK):
+        return own / name
+    files = [file.path for fragment in table.get_fragments() for file in fragment.data_files()]
+    told = sha256("\n".join(files).encode()).hexdigest()  # every file that Lance writes has a new name
+    return user_cache_path("opsin") / "collections" / told[:32] / name
 
 
 @lru_cache(MAPPED)
@@ -213,17 +227,20 @@ def _indexed(
     name = f"{column}_{metric}"
     known = {one.name for one in table.describe_indices()}
     if count >= LEAST_INDEXED and name not in known:
-        for other in known & {f"{column}_{one}" for one in LANCE_METRICS}:
-            table.drop_index(other)  # Lance uses but one index of a column
-        parts = next(d for d in (16, 8, 4, 2, 1) if width % d == 0)
-        table.create_index(
-            column,
-            "IVF_PQ",
-            name=name,
-            metric=LANCE_METRICS[metric],
-            num_partitions=int(count**0.5),
-            num_sub_vectors=width // parts,
-        )
+        try:
+            for other in known & {f"{column}_{one}" for one in LANCE_METRICS}:
+                table.drop_index(other)  # Lance uses but one index of a column
+            parts = next(d for d in (16, 8, 4, 2, 1) if width % d == 0)
+            table.create_index(
+                column,
+                "IVF_PQ",
+                name=name,
+                metric=LANCE_METRICS[metric],
+                num_partitions=int(count**0.5),
+                num_sub_vectors=width // parts,
+            )
+        except OSError as error:
+            raise InputError(f"cannot write an index into {collection.folder}: {error}") from error
     order = collection.ids()
     by_id = order.argsort()
     rows, distances = [], []
