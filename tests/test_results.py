@@ -7,6 +7,8 @@ from PIL import Image
 
 import opsin
 from opsin import colour
+from opsin.folders import writing
+from opsin.records import Record, as_json
 from opsin.results import (
     CAUTION,
     Gallery,
@@ -14,12 +16,9 @@ from opsin.results import (
     Panel,
     Picture,
     Pictures,
-    Record,
     Result,
-    as_json,
     note,
     noting,
-    writing,
 )
 
 

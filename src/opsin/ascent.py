@@ -8,7 +8,7 @@ result what is needed to go on from there.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 import torch
@@ -20,6 +20,7 @@ from opsin.errors import InputError, NetworkError, unknown
 from opsin.model import Model
 from opsin.objectives import SEVERAL, Objective
 from opsin.progress import Enough, report
+from opsin.progress import Step as Progress
 from opsin.results import Picture, Pictures, note
 from opsin.tiles import tiled
 from opsin.transforms import Transform
@@ -29,6 +30,7 @@ MEMORY = 20  # pairs that L-BFGS remembers
 MAX_EVALUATIONS = 25  # of a line search
 MOMENTUM = 0.9
 SMALL = 1e-12
+DAMAGED = "the state to go on from is damaged: "
 
 Constraint = Callable[[Tensor, Tensor, int], None]  # (parameters, gradient, step), in place
 
@@ -79,14 +81,10 @@ def ascend(
     canvas = canvas or Pixels()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        parameters = state["parameters"].to(start.device) if state else canvas.encode(start)
-    parameters = parameters.clone().requires_grad_()
-    number = int(state["number"]) if state else 0
+        parameters = canvas.encode(start).clone()
+    parameters.requires_grad_()
     climber = _climber(optimiser, parameters, rate)
-    if state:
-        generator.set_state(state["generator"])
-        moments = {k.removeprefix("moment."): v.clone() for k, v in state.items() if k.startswith("moment.")}
-        climber.state[parameters].update(moments)
+    number = _restore(state, parameters, climber, generator) if state else 0
     latest: list[Tensor] = []
     scored: list[Tensor] = []  # of a step, beginning with where it starts; a line search tries more
 
@@ -131,6 +129,41 @@ def ascend(
             if constrain is not None:
                 constrain(parameters, latest[2].neg(), number)
         yield Step(number, scored[0], images, remembered)
+
+
+def _restore(
+    state: Mapping[str, Tensor],
+    parameters: Tensor,
+    climber: torch.optim.Optimizer,
+    generator: torch.Generator,
+) -> int:
+    """Put a climb where an earlier step left it; the number of that step.
+
+    Raises `InputError` where the state is not of such a climb.
+    """
+    moments = {k.removeprefix("moment."): v for k, v in state.items() if k.startswith("moment.")}
+    number = _number(state)
+    wrong = [k for k, v in moments.items() if v.shape not in (parameters.shape, ())]
+    if "parameters" not in state or state["parameters"].shape != parameters.shape:
+        wrong.append("parameters")
+    if wrong:
+        raise InputError(f"{DAMAGED}{wrong[0]} is not of shape {tuple(parameters.shape)}")
+    try:
+        generator.set_state(state["generator"])
+    except (KeyError, RuntimeError, TypeError) as error:
+        raise InputError(f"{DAMAGED}the generator: {error}") from error
+    with torch.no_grad():
+        parameters.copy_(state["parameters"])
+    climber.state[parameters].update({name: value.clone() for name, value in moments.items()})
+    return number
+
+
+def _number(state: Mapping[str, Tensor]) -> int:
+    """How many steps have been climbed. Raises `InputError` where the state does not say."""
+    number = state.get("number")
+    if number is None or number.shape != () or number.is_floating_point() or number < 0:
+        raise InputError(f"{DAMAGED}the number of steps is {number}")
+    return int(number)
 
 
 def clipped(images: Float[Tensor, "n 3 h w"], _: torch.Generator) -> Float[Tensor, "n 3 h w"]:
@@ -221,11 +254,16 @@ def _check(objective: Objective, gradient: Tensor) -> None:
 
 @dataclass
 class Trail:
-    """What the climbs of one technique leave behind, in their order; `saved` is that of an earlier run."""
+    """What the climbs of one technique leave behind, in their order; `saved` is that of an earlier run.
+
+    `result` makes a result that can be resumed of images, a caption and the trail. `stopped` says where a
+    climb was ended early.
+    """
 
     saved: Mapping[str, Tensor] = field(default_factory=dict)
+    result: "Callable[[Tensor, str, Trail], Pictures] | None" = None
     stages: list[dict[str, Tensor]] = field(default_factory=list)
-    enough: bool = False
+    stopped: str = ""
 
     def next(self) -> tuple[dict[str, Tensor], bool]:
         """The saved state of the climb that begins, and whether it had been finished."""
@@ -235,7 +273,7 @@ class Trail:
         return state, any(k.startswith(f"{index + 1}.") for k in self.saved)
 
     def arrays(self) -> dict[str, Tensor]:
-        """All stages, flat; of a finished one no more than its end."""
+        """All stages, flat; what is kept of a finished one is its end."""
         kept = [{k: s[k] for k in ("parameters", "number", "generator", "scores")} for s in self.stages[:-1]]
         flat = [*kept, *self.stages[-1:]]
         return {f"{i}.{key}": value.cpu() for i, stage in enumerate(flat) for key, value in stage.items()}
@@ -245,9 +283,11 @@ _trail: ContextVar[Trail | None] = ContextVar("trail", default=None)
 
 
 @contextmanager
-def trailing(saved: Mapping[str, Tensor]) -> Iterator[Trail]:
+def trailing(
+    saved: Mapping[str, Tensor], result: Callable[[Tensor, str, Trail], Pictures]
+) -> Iterator[Trail]:
     """Collect what the climbs of the block leave, going on from `saved`."""
-    token = _trail.set(trail := Trail(saved))
+    token = _trail.set(trail := Trail(saved, result))
     try:
         yield trail
     finally:
@@ -281,10 +321,12 @@ def climb(
     """`ascend` to its end, or until a listener has seen enough."""
     trail = _trail.get() or Trail()
     state, finished = trail.next()
-    if trail.enough:
+    if trail.stopped:
         return Climb(start, torch.empty(0, len(start)))
+    if state and ("scores" not in state or state["scores"].shape[1:] != (len(start),)):
+        raise InputError(f"{DAMAGED}it holds no scores of {len(start)} pictures")
     if finished:
-        steps = int(state["number"])
+        steps = _number(state)
     note(f"climbed: {objective.name}")
     if state and optimiser == "lbfgs":
         note("resumed: L-BFGS began with an empty memory")
@@ -308,11 +350,19 @@ def climb(
         if step.scores is None:
             continue
         scores.append(step.scores.cpu())
+        at = f"{label}: stopped at step {step.number} of {steps}"
+
+        def so_far(step: Step = step, at: str = at) -> Pictures:
+            now = {**step.state(), "scores": torch.stack(scores)}
+            assert trail.result is not None
+            return trail.result(step.images(), label, replace(trail, stages=[*trail.stages, now], stopped=at))
+
+        result = so_far if trail.result else None
         try:
-            report(label, step.number, steps, float(step.scores.mean()), step.images)
+            report(Progress(label, step.number, steps, float(step.scores.mean()), step.images, result))
         except Enough:
-            trail.enough = True
-            note(f"{label}: stopped at step {step.number} of {steps}")
+            trail.stopped = at
+            note(at)
             break
     history = torch.stack(scores) if scores else torch.empty(0, len(start))
     trail.stages.append({**step.state(), "scores": history})

@@ -245,7 +245,7 @@ def _replace(new: Path, old: Path) -> None:
     for path in _own(old, before - after):
         path.unlink()
     for path in sorted(old.iterdir()):
-        if path.is_dir() and not _is_working(path) and not (new / path.name).is_dir():
+        if path.is_dir() and path != new and not (_is_working(path) or (new / path.name).is_dir()):
             _remove(path)
     for path in sorted(new.iterdir()):
         if path.is_dir():

@@ -1,6 +1,5 @@
 """One page with a real picture of every technique, on sample photos and networks that anyone can have."""
 
-import json
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -14,12 +13,14 @@ from sklearn.datasets import load_sample_image
 from torch import Tensor
 
 from opsin import registry, vgg
+from opsin.folders import PAGE, RECORD, storing, writing
 from opsin.images import fit, whole
 from opsin.model import Model
 from opsin.progress import steps
+from opsin.records import as_json
 from opsin.registry import Technique
 from opsin.report import page
-from opsin.results import PAGE, RECORD, Result, writing
+from opsin.results import Result
 from opsin.zoo import load
 
 CROPS = 24  # of the cat, for facets
@@ -60,7 +61,8 @@ def gallery(folder: str | Path) -> Path:
             network = NETWORKS.get(technique.name, technique.network)
             result = made(technique, model(network))
             results.append((technique, result))
-            (place / technique.name).mkdir()
+            with storing():
+                (place / technique.name).mkdir()
             result.write_into(place / technique.name)
         networks = list(dict.fromkeys(technique.network for technique in known.values()))
         groups = [
@@ -72,9 +74,10 @@ def gallery(folder: str | Path) -> Path:
             )
         ]
         html = page("gallery.html", results=results, networks=networks, groups=groups)
-        (place / PAGE).write_text(html, "utf-8")
         about = {"kind": "Gallery page", "techniques": list(known)}
-        (place / RECORD).write_text(json.dumps(about, indent=2) + "\n", "utf-8")
+        with storing():
+            (place / PAGE).write_text(html, "utf-8")
+            (place / RECORD).write_text(as_json(about), "utf-8")
     return Path(folder) / PAGE
 
 

@@ -11,22 +11,37 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from opsin.results import Pictures
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Step:
-    """So much of a piece of work is done; of a climb, with the mean score and the pictures."""
+    """So much of a piece of work is done; of a climb, with the mean score and the pictures.
+
+    `result()` is then the pictures so far as a result that `opsin.resume` goes on from, for a checkpoint.
+    """
 
     label: str
     done: int
     total: int
     score: float | None = None
     images: Callable[[], Tensor] | None = None
+    result: "Callable[[], Pictures] | None" = None
+
+
+class Terminated(KeyboardInterrupt):
+    """The process was asked to end by the signal of this number."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"signal {number}")
+        self.number = number
 
 
 class Enough(Exception):  # noqa: N818 (a wish, no error)
@@ -47,18 +62,16 @@ def listening(listener: Listener) -> Iterator[None]:
         _listener.reset(token)
 
 
-def report(label: str, done: int, total: int, score: float, images: Callable[[], Tensor]) -> None:
-    """Tell whoever listens of a step of a climb."""
+def report(step: Step) -> None:
+    """Hand a step to whoever listens."""
     listener = _listener.get()
     if listener is not None:
-        listener(Step(label, done, total, score, images))
+        listener(step)
 
 
 def tell(label: str, done: int, total: int) -> None:
     """Tell whoever listens how far a piece of work is."""
-    listener = _listener.get()
-    if listener is not None:
-        listener(Step(label, done, total))
+    report(Step(label, done, total))
 
 
 def steps(items: Iterable[T], total: int, label: str) -> Iterator[T]:

@@ -184,13 +184,12 @@ def resume(result: Any, model: Any, *, steps: int | None = None, target: Any = N
     if not isinstance(loaded, Pictures) or loaded.record is None or not loaded.state:
         raise InputError("only pictures that a technique climbed step by step can be resumed")
     about, record = get(loaded.record.technique), loaded.record
-    numbers = {int(k.split(".")[0]): int(v) for k, v in loaded.state.items() if k.endswith(".number")}
-    climbed = numbers[max(numbers)] if numbers else 0
+    climbed = _climbed(loaded.state)
     if steps is not None and steps < climbed:
         raise InputError(f"{climbed} steps have been climbed: {steps} are fewer")
-    if record.model["sha256"] != model.weigh().fingerprint:
+    if (sha256 := str(record.model.get("sha256"))) != model.weigh().fingerprint:
         raise InputError(
-            f"these pictures were made with {record.model['name']} (weights {record.model['sha256'][:12]}), "
+            f"these pictures were made with {record.model.get('name')} (weights {sha256[:12]}), "
             f"not with {model.name} (weights {model.weigh().fingerprint[:12]})"
         )
     given = {k: v for k, v in record.arguments.items() if k in about.parameters}
@@ -204,9 +203,20 @@ def resume(result: Any, model: Any, *, steps: int | None = None, target: Any = N
             raise InputError(f"the target was {record.arguments.get('target')}, not {given['target'].name}")
     if steps is not None:
         given["steps"] = steps
+    if about.takes_images and "images" not in kept:
+        raise InputError("the state to go on from is damaged: the photos that were given are missing")
     images = (kept["images"],) if about.takes_images else ()
     with _resuming(loaded.state):
         return about.run(model, *images, **given)
+
+
+def _climbed(state: "Mapping[str, Tensor]") -> int:
+    """How many steps the last climb of a state took. Raises `InputError` where the state does not say."""
+    stages = [name.removesuffix(".number") for name in state if name.endswith(".number")]
+    try:
+        return int(state[f"{max(stages, key=int)}.number"])
+    except (RuntimeError, ValueError) as error:
+        raise InputError(f"the state to go on from is damaged: {error}") from error
 
 
 @contextmanager
@@ -233,9 +243,10 @@ def _run(
     from torch import Tensor
 
     from opsin import images as photos
-    from opsin.ascent import trailing
+    from opsin.ascent import Trail, trailing
     from opsin.model import Model
-    from opsin.results import CAUTION, Heatmap, Record, note, noting
+    from opsin.records import Record
+    from opsin.results import CAUTION, Heatmap, Picture, Pictures, note, noting
 
     try:
         bound = signature.bind(*args, **kwargs)
@@ -257,11 +268,30 @@ def _run(
         given["images"] = _placed(given["images"], model)
     for parameter in about.parameters.values():
         _take(about, parameter, given, arguments, pictures)
+
+    def record() -> Record:
+        facts: dict[str, Any] = {"name": model.name, "sha256": weights.fingerprint, "size": list(model.size)}
+        facts |= {
+            "mean": list(model.mean),
+            "std": list(model.std),
+            "crop": model.crop,
+            "squash": model.squash,
+        }
+        facts |= {"interpolation": model.interpolation, "load": model.loaded}
+        return Record(about.name, about.paper, arguments, facts, versions(PACKAGES), tuple(notes))
+
+    def finished(result: Pictures, trail: Trail) -> Pictures:
+        state = trail.arrays() | {f"given.{name}": value for name, value in pictures.items()}
+        return replace(result, state=state, stopped=trail.stopped, record=record())
+
+    def so_far(images: Tensor, caption: str, trail: Trail) -> Pictures:
+        return finished(Pictures(tuple(Picture("so far", caption, image) for image in images)), trail)
+
     with (
         torch.inference_mode(False),
         torch.enable_grad(),
         noting() as notes,
-        trailing(_resumed.get()) as trail,
+        trailing(_resumed.get(), so_far) as trail,
     ):
         weights = model.weigh()
         if not weights.finite:
@@ -274,15 +304,7 @@ def _run(
             raise
         if isinstance(result, Heatmap) and (blank := result.blank()):
             note(f"{CAUTION}the map is zero everywhere on image {', '.join(map(str, blank))}")
-    facts: dict[str, Any] = {"name": model.name, "sha256": weights.fingerprint, "size": list(model.size)}
-    facts |= {"mean": list(model.mean), "std": list(model.std), "crop": model.crop, "squash": model.squash}
-    facts |= {"interpolation": model.interpolation, "load": model.loaded}
-    record = Record(about.name, about.paper, arguments, facts, versions(PACKAGES), tuple(notes))
-    if about.climbs:
-        result = replace(
-            result, state=trail.arrays() | {f"given.{name}": value for name, value in pictures.items()}
-        )
-    return replace(result, record=record)
+    return finished(result, trail) if about.climbs else replace(result, record=record())
 
 
 def _take(

@@ -2,7 +2,6 @@
 
 import base64
 import io
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, count, groupby
@@ -16,11 +15,13 @@ from torch import Tensor
 
 from opsin import colour, images, registry
 from opsin.errors import InputError, OpsinError
+from opsin.folders import PAGE, RECORD, storing, writing
 from opsin.model import Model
 from opsin.parsing import one_each, resolve
 from opsin.progress import steps
+from opsin.records import as_json
 from opsin.registry import Technique
-from opsin.results import CAUTION, PAGE, RECORD, Gallery, Pictures, Result, data_uri, writing
+from opsin.results import CAUTION, Gallery, Pictures, Result, data_uri
 
 if TYPE_CHECKING:
     from opsin.collection.findings import Shot
@@ -68,11 +69,13 @@ class Report:
         found += [(GENERAL, t.name, r) for t, r in self.general]
         for name, technique, result in steps(found, len(found), "writing"):
             inner = place / name / technique
-            inner.mkdir(parents=True)
+            with storing():
+                inner.mkdir(parents=True)
             result.write_into(inner)
-        (place / PAGE).write_text(self.html(), "utf-8")
         about = {"kind": "Report", "model": self.model.name, "photos": [s.name for s in self.sections]}
-        (place / RECORD).write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", "utf-8")
+        with storing():
+            (place / PAGE).write_text(self.html(), "utf-8")
+            (place / RECORD).write_text(as_json(about), "utf-8")
 
     def html(self) -> str:
         """The page."""

@@ -3,18 +3,13 @@
 import base64
 import html
 import io
-import json
-import math
-import re
-import shutil
-import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, NotRequired, cast
 
 import numpy as np
 import torch
@@ -22,15 +17,13 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
+from typing_extensions import TypedDict  # pydantic reads typing's from Python 3.12 on
 
 from opsin import colour
+from opsin.arrays import array, read_arrays
 from opsin.errors import InputError
-
-RECORD = "record.json"
-VALUES = "values.npz"
-PAGE = "index.html"
-FACTS = "facts.json"
-OWN_FILES = re.compile(rf"{RECORD}|{VALUES}|{PAGE}|{FACTS}|\d{{3,}}\.(png|jpg)|(animation|steps)\.(gif|webp)")
+from opsin.folders import RECORD, VALUES, storing, writing
+from opsin.records import Record, as_json, read_json
 
 CAUTION = "Caution: "
 
@@ -47,19 +40,6 @@ def note(text: str) -> None:
         notes.append(text)
 
 
-def as_json(about: object) -> str:
-    """Valid JSON: numbers that are not finite are null."""
-
-    def finite(value: object) -> object:
-        if isinstance(value, dict):
-            return {key: finite(one) for key, one in value.items()}
-        if isinstance(value, list | tuple):
-            return [finite(one) for one in value]
-        return None if isinstance(value, float) and not math.isfinite(value) else value
-
-    return json.dumps(finite(about), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-
-
 @contextmanager
 def noting() -> Iterator[list[str]]:
     """Collect the notes of the block."""
@@ -71,23 +51,43 @@ def noting() -> Iterator[list[str]]:
         _notes.reset(token)
 
 
-@dataclass(frozen=True)
-class Record:
-    """How a result was made: enough to make it again."""
+class Stored(TypedDict):
+    """What `record.json` says of any result."""
 
-    technique: str
-    paper: str
-    arguments: Mapping[str, Any]
-    model: Mapping[str, Any]
-    versions: Mapping[str, str]
-    notes: tuple[str, ...] = ()
+    kind: str
+    record: NotRequired[Record | None]
+
+
+class HeatmapFacts(TypedDict):
+    """What `record.json` says of a heatmap besides."""
+
+    signed: bool
+    overlay: bool
+
+
+class GalleryFacts(TypedDict):
+    """What `record.json` says of a gallery besides: each panel's group, title and caption."""
+
+    panels: list[tuple[str, str, str]]
+
+
+class PicturesFacts(TypedDict):
+    """What `record.json` says of pictures besides: each one's group, caption and whether it was made."""
+
+    panels: list[tuple[str, str, bool]]
+    film: bool
+    stopped: str
 
 
 @dataclass(frozen=True, eq=False)
 class Result(ABC):
-    """Data with the record of how it was made."""
+    """Data with the record of how it was made.
+
+    `stored_as` is the shape of what a kind of result keeps in `record.json` besides kind and record.
+    """
 
     kinds: ClassVar[dict[str, type["Result"]]] = {}
+    stored_as: ClassVar[Any] = dict[str, Any]
     record: Record | None = field(default=None, kw_only=True)
 
     def __init_subclass__(cls) -> None:
@@ -106,17 +106,18 @@ class Result(ABC):
 
     @abstractmethod
     def _take_apart(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Arrays and JSON facts, from which `_put_together` makes the same value."""
+        """Arrays and JSON facts of the shape `stored_as`, from which `_put_together` makes the same value."""
 
     @classmethod
     @abstractmethod
-    def _put_together(cls, arrays: dict[str, Tensor], facts: dict[str, Any]) -> "Result": ...
+    def _put_together(cls, arrays: dict[str, Tensor], facts: dict[str, Any]) -> "Result":
+        """Raises `InputError` where the arrays do not fit."""
 
     def save(self, folder: str | Path) -> Path:
         """Write pictures (PNG, of findings JPEG), raw arrays (`values.npz`) and `record.json` into `folder`.
 
-        The folder appears whole or not at all. Raises `InputError` where it cannot be written or
-        holds something that is not a result.
+        All files are written or none. Raises `InputError` where the folder cannot be written, or holds
+        something that Opsin did not write.
         """
         with writing(folder) as place:
             self.write_into(place)
@@ -124,11 +125,17 @@ class Result(ABC):
 
     def write_into(self, place: Path) -> None:
         """Write the files of `save` into an existing folder."""
+        with storing():
+            self._draw_into(place)
+        self.write_data(place)
+
+    def write_data(self, place: Path) -> None:
+        """Write what `load` reads into an existing folder, without pictures."""
         arrays, facts = self._take_apart()
-        self._draw_into(place)
-        np.savez_compressed(place / VALUES, **cast(Any, {k: v.numpy() for k, v in arrays.items()}))
         about = {"kind": type(self).__name__, **facts, "record": asdict(self.record) if self.record else None}
-        (place / RECORD).write_text(as_json(about), "utf-8")
+        with storing():
+            np.savez_compressed(place / VALUES, **cast(Any, {k: v.numpy() for k, v in arrays.items()}))
+            (place / RECORD).write_text(as_json(about), "utf-8")
 
     def _draw_into(self, place: Path) -> None:
         for index, (_, picture) in enumerate(self.pictures()):
@@ -136,21 +143,30 @@ class Result(ABC):
 
     @staticmethod
     def load(folder: str | Path) -> "Result":
-        """The result that `save` wrote into `folder`, equal to it."""
+        """The result that `save` wrote into `folder`, equal to it.
+
+        The folder may come from anybody: what is in it is read as data. Raises `InputError`, naming file and
+        fault, where it holds no result or a damaged one.
+        """
         place = Path(folder)
-        if not (place / RECORD).is_file():
+        if not (place / RECORD).exists():
             raise InputError(f"{place} holds no {RECORD}: not a saved result")
-        facts = json.loads((place / RECORD).read_text("utf-8"))
-        if facts["kind"] not in Result.kinds:  # of a collection, perhaps: these kinds stand on this module
+        kind = read_json(place / RECORD, Stored)["kind"]
+        if kind not in Result.kinds:  # of a collection, perhaps: these kinds stand on this module
             from opsin.collection import findings, map  # noqa: F401, PLC0415
-        if facts["kind"] not in Result.kinds:
+        if kind not in Result.kinds:
             inner = sorted(str(path.parent) for path in place.rglob(VALUES))
+            if not inner:
+                raise InputError(f"{place / RECORD} is damaged: {kind!r} is no kind of result")
             raise InputError(f"{place} holds several results, load one of them: {', '.join(inner[:6])}")
-        with np.load(place / VALUES, allow_pickle=False) as stored:
-            arrays = {name: torch.from_numpy(stored[name]) for name in stored.files}
-        record = facts.pop("record")
-        facts["record"] = Record(**{**record, "notes": tuple(record["notes"])}) if record else None
-        return Result.kinds[facts.pop("kind")]._put_together(arrays, facts)
+        stored = read_json(place / RECORD, Stored)
+        facts = read_json(place / RECORD, Result.kinds[kind].stored_as)
+        own = {name: fact for name, fact in facts.items() if name not in Stored.__annotations__}
+        arrays = read_arrays(place / VALUES)
+        try:
+            return Result.kinds[kind]._put_together(arrays, {**own, "record": stored.get("record")})
+        except InputError as error:
+            raise InputError(f"{place / VALUES} does not fit its {RECORD}: {error}") from error
 
     def _repr_html_(self) -> str:
         title = html.escape(self.record.technique if self.record else type(self).__name__)
@@ -170,6 +186,7 @@ class Heatmap(Result):
     `overlay` maps are drawn over the photo. `extras` are further arrays that the technique gives.
     """
 
+    stored_as: ClassVar[Any] = HeatmapFacts
     values: Float[Tensor, "n c h w"]
     images: Float[Tensor, "n 3 H W"]
     signed: bool
@@ -204,8 +221,10 @@ class Heatmap(Result):
 
     @classmethod
     def _put_together(cls, arrays: dict[str, Tensor], facts: dict[str, Any]) -> "Heatmap":
-        values, images = arrays.pop("values"), arrays.pop("images")
-        return cls(values, images, extras={k.removeprefix("extra_"): v for k, v in arrays.items()}, **facts)
+        images = array(arrays, "images", None, 3, None, None)
+        values = array(arrays, "values", len(images), None, None, None)
+        extras = {k.removeprefix("extra_"): v for k, v in arrays.items() if k not in ("images", "values")}
+        return cls(values, images, extras=extras, **facts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -236,6 +255,7 @@ class Panel:
 class Gallery(Result):
     """Pictures with captions, in groups."""
 
+    stored_as: ClassVar[Any] = GalleryFacts
     panels: tuple[Panel, ...]
 
     def pictures(self) -> list[tuple[str, Image.Image]]:
@@ -249,7 +269,10 @@ class Gallery(Result):
     @classmethod
     def _put_together(cls, arrays: dict[str, Tensor], facts: dict[str, Any]) -> "Gallery":
         texts = facts.pop("panels")
-        panels = [Panel(g, t, c, arrays[f"{index:05d}"]) for index, (g, t, c) in enumerate(texts)]
+        panels = [
+            Panel(g, t, c, array(arrays, f"{index:05d}", None, (1, 3), None, None))
+            for index, (g, t, c) in enumerate(texts)
+        ]
         return cls(tuple(panels), **facts)
 
 
@@ -281,11 +304,14 @@ class Pictures(Result):
     """Images that were made, with captions, in groups.
 
     `numbers` are what was measured on the way (the score by step, an error a layer). `state` holds what
-    is needed to go on climbing: see `opsin.resume`. Of a `film` what was made are its frames.
+    is needed to go on climbing: see `opsin.resume`. `stopped` says where the climb was ended before its last
+    step; it is empty where it came to its end. Of a `film` what was made are its frames.
     """
 
+    stored_as: ClassVar[Any] = PicturesFacts
     panels: tuple[Picture, ...]
     film: bool = False
+    stopped: str = ""
     numbers: Mapping[str, Tensor] = field(default_factory=dict)
     state: Mapping[str, Tensor] = field(default_factory=dict)
 
@@ -311,18 +337,23 @@ class Pictures(Result):
         return arrays | kept, {
             "panels": [[p.group, p.caption, p.made] for p in self.panels],
             "film": self.film,
+            "stopped": self.stopped,
         }
 
     def write_into(self, place: Path) -> None:
         """Write the files of `save`, and of a film `animation.webp`."""
         super().write_into(place)
         if self.film:
-            colour.animate(list(self.images), place / "animation.webp")
+            with storing():
+                colour.animate(list(self.images), place / "animation.webp")
 
     @classmethod
     def _put_together(cls, arrays: dict[str, Tensor], facts: dict[str, Any]) -> "Pictures":
         texts = facts.pop("panels")
-        panels = [Picture(g, c, arrays[f"{index:05d}"], made) for index, (g, c, made) in enumerate(texts)]
+        panels = [
+            Picture(g, c, array(arrays, f"{index:05d}", 3, None, None), made)
+            for index, (g, c, made) in enumerate(texts)
+        ]
         kept: dict[str, Any] = {"numbers": {}, "state": {}}
         for name, value in arrays.items():
             kind, _, rest = name.partition(".")
@@ -336,49 +367,6 @@ def data_uri(picture: Image.Image) -> str:
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
-@contextmanager
-def writing(folder: str | Path) -> Iterator[Path]:
-    """A folder to fill that takes the place of `folder` at the end, or vanishes on an error.
-
-    Raises `InputError` where it cannot be written, or where `folder` holds a file that Opsin did not write.
-    """
-    target = Path(folder).resolve()
-    if target.exists() and not _is_ours(target):
-        raise InputError(f"{folder} holds something that Opsin did not write: choose another output folder")
-    fresh, made = None, []
-    try:
-        made = [parent for parent in target.parents if not parent.exists()]
-        target.parent.mkdir(parents=True, exist_ok=True)
-        fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-        yield fresh
-        fresh.chmod(0o755)
-        if target.exists():
-            before = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-            target.rename(before / "before")
-            fresh.rename(target)
-            shutil.rmtree(before)
-        else:
-            fresh.rename(target)
-    except OSError as error:
-        raise InputError(f"cannot write to {folder}: {error.strerror or error}") from error
-    finally:
-        if fresh is not None:
-            shutil.rmtree(fresh, ignore_errors=True)
-        for parent in made:
-            with suppress(OSError):  # it holds the result
-                parent.rmdir()
-
-
-def _is_ours(folder: Path) -> bool:
-    """Whether a folder is empty, or holds a record and nothing that Opsin does not write."""
-    if not folder.is_dir():
-        return False
-    files = [path for path in folder.rglob("*") if not path.is_dir()]
-    return not files or (
-        (folder / RECORD).is_file() and all(OWN_FILES.fullmatch(path.name) for path in files)
-    )
 
 
 def _plain(values: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ import opsin
 from opsin import photos, terminal
 from opsin.collection.findings import Findings, Shot, Table
 from opsin.collection.scanning import scan
-from opsin.results import Record
+from opsin.records import Record
 
 NET = """
 import torch, opsin

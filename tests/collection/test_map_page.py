@@ -11,7 +11,7 @@ from PIL import Image
 
 from opsin.collection.findings import Shot
 from opsin.collection.map import Map, Spot
-from opsin.results import Record
+from opsin.records import Record
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")

@@ -223,7 +223,7 @@ def _model(collection: "Collection", name: str | None, weights: str | None) -> "
 
 def _find(collection: str, place: str, find: "Callable[[Collection], Any]") -> None:
     """Write what is found in a collection, and tell where its page is."""
-    from opsin.results import PAGE, writing
+    from opsin.folders import PAGE, writing
 
     opened = open_collection(collection)
     with writing(place) as fresh:

@@ -6,17 +6,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from typing_extensions import TypedDict
 
+from opsin.arrays import array_of_bytes
 from opsin.collection.store import Collection, Row
+from opsin.errors import InputError
+from opsin.folders import FACTS, PAGE, storing
+from opsin.records import Record, as_json
 from opsin.registry import versions
 from opsin.report import page
-from opsin.results import FACTS, PAGE, Record, Result, as_json
+from opsin.results import Result
 
 PACKAGES = ("opsin", "torch", "pylance", "numpy", "pillow")
 QUALITY = 88  # of the JPEGs
@@ -46,12 +51,24 @@ class Shot:
     @property
     def size(self) -> tuple[int, int]:
         """Width and height."""
-        return Image.open(io.BytesIO(self.data)).size
+        return jpeg(self.data).size
 
     @property
     def picture(self) -> Image.Image:
-        """The picture."""
-        return Image.open(io.BytesIO(self.data)).convert("RGB")
+        """The picture. Raises `InputError` where the bytes are cut off."""
+        return jpeg(self.data, whole=True)
+
+
+def jpeg(data: bytes, *, whole: bool = False) -> Image.Image:
+    """The picture that stored bytes hold, of which only the head is read unless the `whole` is wanted.
+
+    Raises `InputError` where they hold none.
+    """
+    try:
+        picture = Image.open(io.BytesIO(data), formats=["JPEG", "PNG"])
+        return picture.convert("RGB") if whole else picture
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError(f"the bytes of a stored picture are damaged: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -63,10 +80,21 @@ class Table:
     rows: tuple[tuple[str | int | float, ...], ...]
 
 
+class FindingsFacts(TypedDict):
+    """What `record.json` says of findings: of shots group, caption and `lead`, of tables title and cells."""
+
+    title: str
+    intro: str
+    shots: list[tuple[str, str, bool]]
+    tables: list[tuple[str, list[str], list[list[str | int | float | None]]]]
+    facts: dict[str, Any]
+
+
 @dataclass(frozen=True, eq=False)
 class Findings(Result):
     """Pictures in groups and tables, under a title; `facts` say the same for machines."""
 
+    stored_as: ClassVar[Any] = FindingsFacts
     title: str
     intro: str
     shots: tuple[Shot, ...]
@@ -92,8 +120,9 @@ class Findings(Result):
         """Write the files of `save`, the page, which shows the pictures beside it, and `facts.json`."""
         super().write_into(place)
         linked = page("findings.html", result=self, address=dict(zip(self.shots, self._names(), strict=True)))
-        (place / PAGE).write_text(linked, "utf-8")
-        (place / FACTS).write_text(as_json(self.facts), "utf-8")
+        with storing():
+            (place / PAGE).write_text(linked, "utf-8")
+            (place / FACTS).write_text(as_json(self.facts), "utf-8")
 
     def _names(self) -> list[str]:
         """The pictures' files, which sort as the pictures do."""
@@ -117,7 +146,7 @@ class Findings(Result):
     @classmethod
     def _put_together(cls, arrays: dict[str, Tensor], facts: dict[str, Any]) -> "Findings":
         shots = [
-            Shot(group, caption, arrays[f"{i:05d}"].numpy().tobytes(), lead)
+            Shot(group, caption, array_of_bytes(arrays, f"{i:05d}"), lead)
             for i, (group, caption, lead) in enumerate(facts.pop("shots"))
         ]
         tables = [

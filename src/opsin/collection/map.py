@@ -1,14 +1,13 @@
 """A collection laid out in two dimensions: what is alike to a network lies near each other."""
 
 import builtins
-import io
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, sqrt
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import torch
@@ -18,12 +17,15 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from torch import Tensor
+from typing_extensions import TypedDict
 
-from opsin.collection.findings import record
+from opsin.arrays import array, array_of_bytes, whole_numbers
+from opsin.collection.findings import jpeg, record
 from opsin.collection.store import WNID, Collection, Row, opened, truth
 from opsin.errors import InputError, NetworkError, at_least, unknown
+from opsin.folders import PAGE, storing
 from opsin.report import page, webp_uri
-from opsin.results import PAGE, Result, note, noting
+from opsin.results import Result, note, noting
 
 Method = Literal["tsne", "pca"]
 PAPERS: Mapping[Method, str] = {
@@ -64,20 +66,28 @@ class Spot:
 
     def size(self, side: int) -> tuple[int, int]:
         """Width and height where the longer is `side`."""
-        with Image.open(io.BytesIO(self.thumbnail)) as picture:
-            width, height = (max(1, round(one * side / max(picture.size))) for one in picture.size)
+        sides = jpeg(self.thumbnail).size
+        width, height = (max(1, round(length * side / max(sides))) for length in sides)
         return width, height
 
     def drawn(self, size: tuple[int, int]) -> Image.Image:
         """The thumbnail at a size."""
-        picture = Image.open(io.BytesIO(self.thumbnail)).convert("RGB")
-        return picture.resize(size, Image.Resampling.BICUBIC)
+        return jpeg(self.thumbnail, whole=True).resize(size, Image.Resampling.BICUBIC)
+
+
+class MapFacts(TypedDict):
+    """What `record.json` says of a map: each image's path, label, class, probability and place."""
+
+    title: str
+    intro: str
+    spots: list[tuple[str, str | None, str | None, float | None, float, float]]
 
 
 @dataclass(frozen=True, eq=False)
 class Map(Result):
     """Images with their places in a plane, in the unit of the method; the second coordinate points up."""
 
+    stored_as: ClassVar[Any] = MapFacts
     title: str
     intro: str
     places: Float[Tensor, "n 2"]
@@ -106,7 +116,8 @@ class Map(Result):
     def write_into(self, place: Path) -> None:
         """Write the files of `save` and the page."""
         super().write_into(place)
-        (place / PAGE).write_text(self.html(), "utf-8", errors="backslashreplace")
+        with storing():
+            (place / PAGE).write_text(self.html(), "utf-8", errors="backslashreplace")
 
     def _laid(self, side: int) -> tuple[Int[np.ndarray, "n 4"], list[int]]:
         """Left, top, right and bottom of thumbnails of a size in the picture, and which are shown."""
@@ -170,16 +181,19 @@ class Map(Result):
 
     @classmethod
     def _put_together(cls, arrays: dict[str, Tensor], facts: dict[str, Any]) -> "Map":
-        paths = [os.fsdecode(path) for path in arrays["paths"].numpy().tobytes().split(b"\0")]
-        data, ends = arrays["thumbnails"].numpy().tobytes(), arrays["ends"].tolist()
+        told = facts.pop("spots")
+        paths = [os.fsdecode(path) for path in array_of_bytes(arrays, "paths").split(b"\0")]
+        data, ends = array_of_bytes(arrays, "thumbnails"), whole_numbers(arrays, "ends", len(told))
         thumbnails = [data[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+        if len(paths) != len(told):
+            raise InputError(f"the array 'paths' names {len(paths)} images, not {len(told)}")
         spots = [
             Spot(path, label, seen, probability, thumbnail)
             for path, (_, label, seen, probability, *_), thumbnail in zip(
-                paths, facts.pop("spots"), thumbnails, strict=True
+                paths, told, thumbnails, strict=True
             )
         ]
-        return cls(**facts, places=arrays["places"], spots=tuple(spots))
+        return cls(**facts, places=array(arrays, "places", len(told), 2), spots=tuple(spots))
 
 
 def map(
