@@ -17,9 +17,9 @@ import pytest
 @pytest.fixture
 def call(monkeypatch, capsys):
     """Run the command line in this process: (exit code, stdout, stderr), without progress."""
-    from opsin import cli, terminal
+    from opsin import cli, watch
 
-    monkeypatch.setattr(terminal, "TELL_EVERY", math.inf)
+    monkeypatch.setattr(watch, "TELL_EVERY", math.inf)
 
     def run(*words):
         monkeypatch.setattr(sys, "argv", ["opsin", *map(str, words)])

@@ -10,7 +10,7 @@ from PIL import Image
 from skimage import data
 
 import opsin
-from opsin import registry, terminal
+from opsin import registry, watch
 
 NET = """
 import time, torch, opsin
@@ -460,7 +460,7 @@ def test_a_result_is_resumed_with_the_network_that_it_was_made_with(here, call):
 
 
 def test_progress_is_told_in_lines_where_stderr_is_no_terminal(here, call, monkeypatch):
-    monkeypatch.setattr(terminal, "TELL_EVERY", -1)
+    monkeypatch.setattr(watch, "TELL_EVERY", -1)
     code, out, err = call(*words("class_model", steps=3), "-o", "out")
     assert (code, out) == (0, "out\n")
     lines = err.splitlines()
@@ -472,8 +472,8 @@ SLOW = ("photo.png", "--patch", "2", "--stride", "1", "-m", "net.py:slow")
 INTERRUPTED = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background has it ignored
-from opsin import cli, terminal
-terminal.TELL_EVERY = 0.05
+from opsin import cli, watch
+watch.TELL_EVERY = 0.05
 sys.argv = ["opsin", *sys.argv[1:]]
 cli.main()
 """

@@ -1,12 +1,10 @@
 """The command line: one command a technique, made from the registry."""
 
-import json
 import shutil
-import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NoReturn, get_args
 
 import click
 from click.core import ParameterSource
@@ -14,7 +12,9 @@ from click.core import ParameterSource
 from opsin import registry
 from opsin.collection.commands import COMMANDS
 from opsin.errors import OpsinError
+from opsin.output import each, finish, say_resumable, write
 from opsin.registry import Parameter
+from opsin.signals import end, exit_code, handling
 from opsin.terminal import (
     DEFAULT_MODEL,
     OUT,
@@ -26,10 +26,10 @@ from opsin.terminal import (
     open_collection,
     open_model,
     open_photos,
-    progress,
     reopen_model,
     whole_photos,
 )
+from opsin.watch import progress
 
 
 class Commands(click.Group):
@@ -75,18 +75,24 @@ for command in COMMANDS:
 
 def main() -> None:
     """The entry point of the `opsin` command: what is wrong with the input ends with exit code 2."""
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # what was begun is taken away
     try:
-        cli.main(standalone_mode=False)
+        with handling(end):
+            cli.main(standalone_mode=False)
     except OpsinError as error:
         click.echo(f"opsin: {error}", err=True)
         sys.exit(2)
     except click.ClickException as error:
         error.show()
         sys.exit(2)
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("opsin: cancelled, nothing was written", err=True)
-        sys.exit(130)
+    except click.Abort:  # what click makes of an interrupt
+        _cancelled(KeyboardInterrupt())
+    except KeyboardInterrupt as interrupt:
+        _cancelled(interrupt)
+
+
+def _cancelled(interrupt: KeyboardInterrupt) -> NoReturn:
+    click.echo("opsin: cancelled, nothing was written", err=True)
+    sys.exit(exit_code(interrupt))
 
 
 @cli.command()
@@ -123,8 +129,8 @@ def explain(
     """Explain photos on one page: the top classes, then every technique side by side."""
     for name in techniques:
         registry.get(name)
+    from opsin.folders import writing
     from opsin.report import explain as run
-    from opsin.results import writing
 
     place = folder or "explain"
     with writing(place) as fresh:
@@ -221,21 +227,28 @@ def resume(
     animation: str,
     folder: str | None,
 ) -> None:
-    """Go on with pictures that were stopped, or climb further: RESULT is their folder."""
-    from opsin.results import Result, writing
+    """Go on with pictures that were stopped, or climb further: RESULT is their folder.
 
-    loaded = Result.load(result)
-    if loaded.record is None:
+    It may be the output folder of a command that was killed, or of one that made pictures of several photos.
+    """
+    from opsin.folders import writing
+    from opsin.results import Result
+    from opsin.resuming import parts
+
+    stored = parts(result)
+    loaded = {name: Result.load(part) for name, part in stored.items()}
+    first = next(iter(loaded.values()))
+    if first.record is None:
         raise click.UsageError(f"{result} does not say how it was made")
-    model = reopen_model(loaded.record.model, model_name, weights)
+    model = reopen_model(first.record.model, model_name, weights, result)
     place = folder or result
-    with writing(place) as fresh, progress(every) as frames:
-        done = registry.resume(loaded, model, steps=steps)
-        _write([(done, list(frames))], [], fresh, animation)
-        if not any(fresh.glob("steps.*")):
-            for kept in Path(result).glob("steps.*"):
-                shutil.copy(kept, fresh)  # of the steps that came before
-    click.echo(place)
+    with writing(place) as fresh, progress(every) as watch:
+        for name, inner in each(loaded, fresh, watch):
+            write(registry.resume(loaded[name], model, steps=steps), watch.frames, inner, animation)
+            if not any(inner.glob("steps.*")):
+                for kept in stored[name].glob("steps.*"):
+                    shutil.copy(kept, inner)  # of the steps that came before
+    finish(place, watch)
 
 
 def _technique_command(name: str) -> click.Command:
@@ -260,26 +273,29 @@ def _technique_command(name: str) -> click.Command:
                 raise click.UsageError(f"listing the layers of a model takes no {options}")
             _print_tree(photos[0], weights)
             return
+        from opsin.folders import interrupted, writing
         from opsin.parsing import one_each
-        from opsin.results import writing
+        from opsin.report import headings
 
         place = folder or name
         for key, parameter in technique.parameters.items():
             if parameter.arg.role == "images":
                 settings[key] = whole_photos(settings[key])
-        with writing(place) as fresh, progress(every, climbs=technique.climbs) as frames:
+        with writing(place) as fresh, progress(every, climbs=technique.climbs) as watch:
+            if technique.climbs and interrupted(place):
+                say_resumable(place)
             opened = open_photos(photos, settings.get("target"))  # a wrong one is told first
             model = default_model(model_name, weights, photos)
-            results = []
             pieces = batches(opened, model, technique.photos) if technique.takes_images else [()]
             goals = one_each(settings.get("target"), model, len(pieces)) if len(pieces) > 1 else []
-            for number, inputs in enumerate(pieces):
-                frames.clear()
+            names = headings([name for name, _ in opened]) if len(pieces) > 1 else ["."]
+            for heading, inner in each(names, fresh, watch):
+                number = names.index(heading)
                 if goals and "target" in settings:
                     settings["target"] = goals[number]
-                results.append((technique.run(model, *inputs, **settings), list(frames)))
-            _write(results, [name for name, _ in opened], fresh, animation)
-        click.echo(place)
+                result = technique.run(model, *pieces[number], **settings)
+                write(result, watch.frames, inner, animation)
+        finish(place, watch)
 
     about = f"{technique.summary}\n\n{technique.reading}\n\n{technique.paper}"
     command: click.Command = click.Command(name, callback=run, help=about, short_help=technique.summary)
@@ -327,27 +343,6 @@ def _option(parameter: Parameter) -> click.Option:
         help=f"{parameter.arg.help[0].upper()}{parameter.arg.help[1:]}.",
         **default,
     )
-
-
-def _write(results: list[tuple[Any, list[Any]]], names: list[str], place: Path, animation: str) -> None:
-    """One result with its frames into the folder itself, several into one folder a photo."""
-    from opsin.colour import animate
-    from opsin.report import headings
-    from opsin.results import RECORD
-
-    folders = headings(names) if len(results) > 1 else ["."]
-    for (result, frames), folder in zip(results, folders, strict=True):
-        inner = place / folder
-        inner.mkdir(exist_ok=True)
-        result.write_into(inner)
-        if len(frames) > 1:
-            animate(frames, inner / f"steps.{animation}")
-        if getattr(result, "film", False) and animation != "webp":
-            (inner / "animation.webp").unlink()
-            animate(list(result.images), inner / f"animation.{animation}")
-    if len(results) > 1:
-        about = {"kind": "Photos", "photos": folders}
-        (place / RECORD).write_text(json.dumps(about, ensure_ascii=False) + "\n", "utf-8")
 
 
 def _is_model(things: tuple[str, ...]) -> bool:

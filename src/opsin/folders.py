@@ -24,7 +24,7 @@ from typing import Literal
 from filelock import FileLock, Timeout
 
 from opsin.errors import InputError
-from opsin.files import open_regular
+from opsin.files import MIB, open_regular
 from opsin.records import as_json, read_json
 
 RECORD, VALUES, PAGE, FACTS = "record.json", "values.npz", "index.html", "facts.json"
@@ -270,5 +270,8 @@ def _remove(folder: Path) -> None:
 
 
 def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
     with open_regular(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while part := file.read(MIB):
+            digest.update(part)
+    return digest.hexdigest()

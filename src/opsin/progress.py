@@ -13,9 +13,9 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from torch import Tensor
-
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from opsin.results import Pictures
 
 T = TypeVar("T")
@@ -32,7 +32,7 @@ class Step:
     done: int
     total: int
     score: float | None = None
-    images: Callable[[], Tensor] | None = None
+    images: "Callable[[], Tensor] | None" = None
     result: "Callable[[], Pictures] | None" = None
 
 

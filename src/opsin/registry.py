@@ -270,14 +270,9 @@ def _run(
         _take(about, parameter, given, arguments, pictures)
 
     def record() -> Record:
-        facts: dict[str, Any] = {"name": model.name, "sha256": weights.fingerprint, "size": list(model.size)}
-        facts |= {
-            "mean": list(model.mean),
-            "std": list(model.std),
-            "crop": model.crop,
-            "squash": model.squash,
-        }
-        facts |= {"interpolation": model.interpolation, "load": model.loaded}
+        facts: dict[str, Any] = {"name": model.name, "sha256": weights.fingerprint, "load": model.loaded}
+        facts |= {name: list(getattr(model, name)) for name in ("size", "mean", "std")}
+        facts |= {name: getattr(model, name) for name in ("crop", "squash", "interpolation")}
         return Record(about.name, about.paper, arguments, facts, versions(PACKAGES), tuple(notes))
 
     def finished(result: Pictures, trail: Trail) -> Pictures:

@@ -129,12 +129,13 @@ class Result(ABC):
             self._draw_into(place)
         self.write_data(place)
 
-    def write_data(self, place: Path) -> None:
+    def write_data(self, place: Path, *, compress: bool = True) -> None:
         """Write what `load` reads into an existing folder, without pictures."""
         arrays, facts = self._take_apart()
         about = {"kind": type(self).__name__, **facts, "record": asdict(self.record) if self.record else None}
+        save = np.savez_compressed if compress else np.savez
         with storing():
-            np.savez_compressed(place / VALUES, **cast(Any, {k: v.numpy() for k, v in arrays.items()}))
+            save(place / VALUES, **cast(Any, {k: v.numpy() for k, v in arrays.items()}))
             (place / RECORD).write_text(as_json(about), "utf-8")
 
     def _draw_into(self, place: Path) -> None:

@@ -1,16 +1,16 @@
-"""What the commands share: the options, photos and networks from the command line, progress."""
+"""What the commands share: options, and the photos and networks that they name."""
 
 import json
-import signal
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+import shlex
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from click.core import ParameterSource
+
+from opsin.errors import InputError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -19,14 +19,15 @@ if TYPE_CHECKING:
     from opsin.collection.source import Source
     from opsin.collection.store import Collection
     from opsin.model import Model
-    from opsin.progress import Step
 
 Command = TypeVar("Command", bound=Callable[..., Any] | click.Command)
 Opened = Callable[[], "Image"]
 HELD = 32  # photos that are held decoded
-TELL_EVERY = 10.0  # seconds between lines of progress where stderr is no terminal
 PHOTOS = click.argument("photos", nargs=-1, required=True, type=click.Path())
-MODEL_HELP = "Network: a zoo name, timm:NAME, torchvision:NAME, hf:NAME or FILE.py:FACTORY."
+MODEL_HELP = (
+    "Network: a zoo name, timm:NAME, torchvision:NAME, hf:NAME or FILE.py:FACTORY. "
+    "FILE.py is run as a program: name only files that you trust."
+)
 DEFAULT_MODEL = "tf_efficientnet_lite0"
 WEIGHTS_HELP = "Checkpoint to load in place of the published weights, or 'random'."
 WEIGHTS = click.option("--weights", default=None, help=WEIGHTS_HELP)
@@ -51,12 +52,33 @@ def open_model(name: str, weights: str | None) -> "Model":
     return load(name, weights=weights)
 
 
-def reopen_model(known: Mapping[str, Any], name: str | None, weights: str | None) -> "Model":
-    """The network that a record names, unless the options name another."""
-    if name is None and not known.get("load"):
-        raise click.UsageError(f"{known['name']} was made in Python: name it with --model FILE.py:FACTORY")
-    name, *saved = known["load"] if name is None else [name]
-    return open_model(name, weights or next(iter(saved), None))
+def reopen_model(known: Mapping[str, Any], name: str | None, weights: str | None, folder: str) -> "Model":
+    """The network that the record in a folder names, unless the options name another.
+
+    The folder may come from anybody. Networks that are known by name are opened again; a file of code is run,
+    or a network fetched from a hub, only where the user names it.
+    """
+    from opsin.zoo import reopens
+
+    if name is not None:
+        return open_model(name, weights)
+    loaded = known.get("load")
+    if not loaded:
+        raise click.UsageError(
+            f"{known.get('name')} was made in Python: name it with --model FILE.py:FACTORY"
+        )
+    if not (isinstance(loaded, list) and len(loaded) <= 2 and all(isinstance(word, str) for word in loaded)):
+        raise InputError(f"{folder} is damaged: the network that it names is {loaded!r}")
+    network, *saved = loaded
+    if not reopens(network):
+        words = ["--model", network, *(["--weights", saved[0]] if saved else [])]
+        raise InputError(
+            f"{folder} was made with {network}, which is code or comes from a hub: "
+            f"if you trust it, name it with {shlex.join(words)}"
+        )
+    if saved and weights is None:
+        click.echo(f"opsin: reading the weights {saved[0]}, which {folder} names", err=True)
+    return open_model(network, weights or next(iter(saved), None))
 
 
 def default_model(name: str, weights: str | None, folders: Iterable[str | None]) -> "Model":
@@ -64,7 +86,7 @@ def default_model(name: str, weights: str | None, folders: Iterable[str | None])
     given = click.get_current_context().get_parameter_source("model_name")
     for folder in folders:
         if given is ParameterSource.DEFAULT and folder is not None and is_collection(folder):
-            return reopen_model(open_collection(folder).about.model, None, weights)
+            return reopen_model(open_collection(folder).about.model, None, weights, folder)
     return open_model(name, weights)
 
 
@@ -125,84 +147,3 @@ def whole_photos(paths: tuple[str, ...]) -> "list[Tensor]":
     from opsin.photos import open_photo
 
     return [whole(open_photo(path)) for path in paths]
-
-
-@contextmanager
-def progress(every: int | None = None, *, climbs: bool = True) -> Iterator[list[Any]]:
-    """Tell steps on stderr: a bar on a terminal, else a line now and then. Gives the list of frames to keep.
-
-    Of pictures that are climbed the first interrupt ends the climb, and the picture so far is kept.
-    """
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        ProgressColumn,
-        Task,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    from opsin.progress import Enough, listening
-
-    class Speed(ProgressColumn):
-        def render(self, task: Task) -> str:
-            return f"{task.speed:.3g}/s" if task.speed else ""
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        Speed(),
-        TimeRemainingColumn(),
-    )
-    console = Console(stderr=True)
-    frames: list[Any] = []
-    interrupted: list[int] = []
-    told = time.monotonic()
-
-    def interrupt(number: int, _: Any) -> None:
-        if interrupted:
-            raise KeyboardInterrupt
-        interrupted.append(number)
-
-    def show(step: "Step") -> None:
-        nonlocal told
-        text = step.label if step.score is None else f"{step.label}  score {step.score:.4g}"
-        begun.setdefault(step.label, (step.done, time.monotonic()))
-        if not console.is_terminal and time.monotonic() - told > TELL_EVERY:
-            told = time.monotonic()
-            speed = (step.done - begun[step.label][0]) / max(told - begun[step.label][1], 1e-9)
-            left = f", {speed:.3g}/s, {(step.total - step.done) / speed:.0f} s left" if speed else ""
-            click.echo(f"{text}: {step.done} of {step.total}{left}", err=True)
-        if step.label not in tasks:
-            tasks[step.label] = bars.add_task(text)
-        bars.update(
-            tasks[step.label],
-            completed=step.done,
-            total=step.total,
-            description=text,
-            visible=step.done < step.total,
-        )
-        if step.images is None or not climbs:
-            if interrupted:
-                raise KeyboardInterrupt
-            return
-        if every and step.done % every == 0:
-            frames.append(step.images().cpu().permute(1, 2, 0, 3).flatten(2))  # side by side
-        if interrupted:
-            raise Enough
-
-    tasks: dict[str, Any] = {}
-    begun: dict[str, tuple[int, float]] = {}
-    before = signal.signal(signal.SIGINT, interrupt) if climbs else None
-    try:
-        with (
-            Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars,
-            listening(show),
-        ):
-            yield frames
-    finally:
-        if before is not None:
-            signal.signal(signal.SIGINT, before)

@@ -71,6 +71,15 @@ def _load(name: str, weights: str | Path | None) -> Model:
     raise unknown("model", name, ZOO, forms)
 
 
+def reopens(name: str) -> bool:
+    """Whether a name that stands in a record may be loaded without being asked for.
+
+    It is a name of the zoo, timm or torchvision: no file, which would be run, and nobody's address on a hub.
+    """
+    family, _, network = name.partition(":")
+    return name in ZOO or (family in ("timm", "torchvision") and network.replace(".", "_").isidentifier())
+
+
 def available(family: str) -> list[str]:
     """Every classifier that `timm` or `torchvision` has by name."""
     if family == "timm":

@@ -15,9 +15,9 @@ from opsin.terminal import (
     open_collection,
     open_model,
     open_photos,
-    progress,
     reopen_model,
 )
+from opsin.watch import progress
 
 if TYPE_CHECKING:
     from opsin.collection.store import Collection
@@ -218,7 +218,7 @@ COMMANDS = (scan, neighbours, units, map, mistakes)
 
 
 def _model(collection: "Collection", name: str | None, weights: str | None) -> "Model":
-    return reopen_model(collection.about.model, name, weights)
+    return reopen_model(collection.about.model, name, weights, str(collection.folder))
 
 
 def _find(collection: str, place: str, find: "Callable[[Collection], Any]") -> None:

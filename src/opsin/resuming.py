@@ -1,0 +1,51 @@
+"""What there is to go on with in an output folder: of one photo or several, complete, stopped or killed."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from opsin.errors import InputError
+from opsin.folders import RECORD, VALUES, checkpoints, interrupted
+from opsin.records import read_json
+
+
+def parts(folder: str | Path) -> dict[str, Path]:
+    """The results in an output folder by their names in it, the last checkpoints of a killed command first.
+
+    A single result is called `.`. Raises `InputError` where there is none, or a command is still writing.
+    """
+    place = interrupted(folder) or Path(folder)
+    if not (place / RECORD).exists() and not checkpoints(place):
+        raise InputError(f"{folder} holds no {RECORD}: not a saved result")
+    names = _photos(place) or ["."]
+    found = {name: part for name in names if (part := _last(place / name)) is not None}
+    if not found:
+        raise InputError(
+            f"{folder} holds no result to go on with: its command was killed before a checkpoint"
+        )
+    return found
+
+
+def stopped(folder: str | Path) -> dict[str, str]:
+    """The folders of the results in an output folder that were ended early, each with where."""
+    told = {
+        str(part): read_json(part / RECORD, dict[str, Any]).get("stopped") for part in parts(folder).values()
+    }
+    return {part: where for part, where in told.items() if where}
+
+
+def _last(place: Path) -> Path | None:
+    """The last checkpoint in a folder, else the result in it."""
+    kept = checkpoints(place)
+    return kept[-1] if kept else place if (place / VALUES).is_file() else None
+
+
+def _photos(place: Path) -> list[str]:
+    """The folders of a command's photos; none where it had but one. What a record says is no path."""
+    if not (place / RECORD).exists():
+        return []
+    about: Mapping[str, Any] = read_json(place / RECORD, dict[str, Any])
+    if about.get("kind") != "Photos":
+        return []
+    below = {path.name for path in place.iterdir() if path.is_dir() and not path.is_symlink()}
+    return [name for name in about.get("photos") or [] if name in below]
