@@ -1,7 +1,7 @@
 """What other packages answer to the same question: equal to rounding where they are right.
 
-Captum comes with the test dependencies. The others are wanted by the benchmarks only; their tests are
-skipped where they are not installed. Everything runs in float64, so that rounding is far below a difference.
+Everything runs in float64, so that rounding is far below a difference, and on photos that stay clear of every
+kink, so that rounding does not decide which units pass.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import opsin
+from margins import clear_of_kinks
 from oracle import Rectifiers
 
 # Captum tells that it asks for gradients and that it sets hooks.
@@ -32,6 +33,9 @@ pytestmark = [
 ROUNDING = 1e-10
 FLOAT32 = 1e-6  # where a peer rounds to float32 on its way
 CLASS = 3
+SEEDS = 8  # of the photos' grain: the first that keeps the margin is taken
+PATH = 8  # points of integrated gradients between the baseline and the photo
+BASELINE = 0.25
 
 
 class Whole(nn.Module):
@@ -83,10 +87,25 @@ def lite0() -> opsin.Model:
     return model
 
 
-def photos(size: int) -> Tensor:
+def photos(size: int, seed: int = 0) -> Tensor:
+    """Two photos with grain: in their even patches all units of a window of a max pool would be equal."""
     sources = (skimage.data.astronaut(), skimage.data.cat())
     shown = [torch.from_numpy(source).permute(2, 0, 1)[None] / 255 for source in sources]
-    return torch.cat([F.interpolate(one.double(), (size, size), mode="area") for one in shown])
+    smooth = torch.cat([F.interpolate(photo.double(), (size, size), mode="area") for photo in shown])
+    grain = torch.rand(smooth.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return 0.9 * smooth + 0.1 * grain
+
+
+def clear_photos(
+    whole: Whole, size: int, n: int = 2, shown: Callable[[Tensor], Tensor] | None = None
+) -> Tensor:
+    return clear_of_kinks(whole, (photos(size, seed)[:n] for seed in range(SEEDS)), shown=shown)
+
+
+def path(images: Tensor) -> Tensor:
+    """The images and where integrated gradients takes the gradient."""
+    points = (np.polynomial.legendre.leggauss(PATH)[0] + 1) / 2
+    return torch.cat([images, *(BASELINE + share * (images - BASELINE) for share in points)])
 
 
 # name -> network, layer for Grad-CAM, side of the images
@@ -111,7 +130,8 @@ def _one_thread() -> Iterator[None]:
 def made(name: str) -> tuple[opsin.Model, Whole, Tensor, str]:
     make, layer, size = NETWORKS[name]
     model = make()
-    return model, Whole(model), photos(size), layer
+    whole = Whole(model)
+    return model, whole, clear_photos(whole, size, shown=path), layer
 
 
 @pytest.fixture(params=list(NETWORKS))
@@ -143,12 +163,12 @@ def test_saliency_equals_captum(case: Any) -> None:
 
 def test_integrated_gradients_equal_captum_and_its_convergence_delta(case: Any) -> None:
     model, whole, images, _ = case
-    ours = opsin.integrated_gradients(model, images, target=CLASS, samples=8, baseline=0.25)
+    ours = opsin.integrated_gradients(model, images, target=CLASS, samples=PATH, baseline=BASELINE)
     theirs, delta = captum.attr.IntegratedGradients(whole).attribute(
         images,
-        torch.full_like(images, 0.25),
+        torch.full_like(images, BASELINE),
         target=CLASS,
-        n_steps=8,
+        n_steps=PATH,
         method="gausslegendre",
         return_convergence_delta=True,
     )
@@ -264,7 +284,8 @@ def test_peers_give_the_plain_gradient_as_guided_backprop_where_rectifiers_are_n
 ) -> None:
     # GoogLeNet and Inception-v3 call F.relu, MobileNet-v2 and EfficientNet-Lite hold nn.ReLU6.
     model = lite0() if name == "lite0" else torchvision_model(name, size)
-    whole, image = Whole(model), photos(size)[:1]
+    whole = Whole(model)
+    image = clear_photos(whole, size, 1)
     plain = plain_gradient(whole, image)
     assert close(PEERS[peer](whole, image), plain)
     ours = opsin.guided_backprop(model, image, target=CLASS).values
@@ -275,7 +296,8 @@ def test_peers_give_the_plain_gradient_as_guided_backprop_where_rectifiers_are_n
 @pytest.mark.parametrize("peer", PEERS)
 def test_peers_miss_densenets_last_rectifier_which_is_no_module(peer: str) -> None:
     model = torchvision_model("densenet121", 64)
-    whole, image = Whole(model), photos(64)[:1]
+    whole = Whole(model)
+    image = clear_photos(whole, 64, 1)
     ours = opsin.guided_backprop(model, image, target=CLASS).values
     expected = oracles_guided(whole, image)
     assert close(ours, expected)
@@ -351,6 +373,11 @@ CAMS = {
 }
 
 
+def small_with_photos() -> tuple[opsin.Model, Tensor]:
+    model = small()
+    return model, clear_photos(Whole(model), 16)
+
+
 def loud(model: opsin.Model) -> None:
     """Make gradients so large that the constants which peers add to denominators are nothing beside them."""
     with torch.no_grad():
@@ -359,14 +386,14 @@ def loud(model: opsin.Model) -> None:
 
 @pytest.mark.parametrize("method", CAMS)
 def test_cams_equal_pytorch_grad_cam_up_to_its_normalisation(method: str) -> None:
-    model, images = small(), photos(16)
+    model, images = small_with_photos()
     loud(model)
     ours = CAMS[method](model, images, target=CLASS, layer=LAYER).values
     assert close(normalised(ours), pytorch_grad_cams(method, Whole(model), images), FLOAT32)
 
 
 def test_hires_cam_equals_pytorch_grad_cam_which_drops_what_is_negative() -> None:
-    model, images = small(), photos(16)
+    model, images = small_with_photos()
     ours = opsin.hires_cam(model, images, target=CLASS, layer=LAYER).values
     assert close(normalised(ours.relu()), pytorch_grad_cams("HiResCAM", Whole(model), images), FLOAT32)
     assert (ours < 0).any()
@@ -374,7 +401,7 @@ def test_hires_cam_equals_pytorch_grad_cam_which_drops_what_is_negative() -> Non
 
 @pytest.mark.parametrize("method", ["GradCAM", "LayerCAM"])
 def test_cams_equal_torchcam(method: str) -> None:
-    model, images = small(), photos(16)
+    model, images = small_with_photos()
     ours = CAMS[method](model, images, target=CLASS, layer=LAYER).values
     assert close(ours, torchcams(method, Whole(model), images))
 
@@ -382,7 +409,7 @@ def test_cams_equal_torchcam(method: str) -> None:
 def test_torchcams_grad_cam_plus_plus_is_not_the_papers_as_it_never_divides() -> None:
     # It divides a copy (`alpha[idx][mask].div_(...)`), so α stays g² where eq. 19 has a quotient; its
     # denominator, too, has g³ inside the sum over positions where eq. 19 has it outside.
-    model, images = small(), photos(16)
+    model, images = small_with_photos()
     maps, gradient = maps_and_gradient(model, images)
     undivided = ((gradient**2 * gradient.relu()).sum((2, 3), keepdim=True) * maps).sum(1, keepdim=True).relu()
     theirs = torchcams("GradCAMpp", Whole(model), images)
@@ -407,7 +434,7 @@ def test_score_cam_equals_both_peers_on_masked_normalised_images(package: str) -
     # The paper masks the normalised image: the peers get the network without its normalisation in front.
     # Below the image's resolution they differ: pytorch-grad-cam aligns the corners when it upsamples the
     # masks, torchcam scales the masks to [0, 1] before it upsamples them, which the paper does after.
-    model, images = small(), photos(16)
+    model, images = small_with_photos()
     ours = opsin.score_cam(model, images, target=CLASS, layer=LAYER).values
     whole = Whole(model)
     within, bare = (images - whole.mean) / whole.std, Whole(model)
