@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from opsin.backward import differentiating
 from opsin.canvas import Canvas, Pixels
 from opsin.errors import InputError, NetworkError, unknown
 from opsin.model import Model
@@ -235,7 +236,8 @@ def _signal(model: Model, objective: Objective, images: Tensor) -> tuple[Tensor,
     scores = objective.score(run)
     signal = None
     if scores.requires_grad:
-        (signal,) = torch.autograd.grad(scores.sum(), run["image"], allow_unused=True)
+        with differentiating():
+            (signal,) = torch.autograd.grad(scores.sum(), run["image"], allow_unused=True)
     if signal is None:
         raise InputError(f"{objective.name!r} does not depend on the image")
     return scores.detach(), signal

@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from opsin.backward import differentiating
+from opsin.custom import CustomFunctions
 from opsin.errors import InputError, NetworkError
 from opsin.model import Activations, Model
 from opsin.objectives import Objective
@@ -17,8 +19,9 @@ def image_gradient(
     model: Model, images: Float[Tensor, "n 3 h w"], target: Objective, rule: Rule | None = None
 ) -> Float[Tensor, "n 3 h w"]:
     """∂S/∂x of every image's score S, with `rule` at the network's rectifiers: one forward, one backward."""
-    run = model.run(images, target.layers, start="image")
-    with applied(rule, [run[layer] for layer in target.layers]) if rule else nullcontext():
+    with CustomFunctions() if rule else nullcontext() as custom:
+        run = model.run(images, target.layers, start="image")
+    with applied(rule, [run[layer] for layer in target.layers], custom) if rule else nullcontext():
         return derivative(target.score(run), run["image"], target)
 
 
@@ -49,11 +52,12 @@ def maps_and_gradient(
 def derivative(scores: Float[Tensor, " n"], at: Tensor, target: Objective, *, again: bool = False) -> Tensor:
     """∂(sum of scores)/∂`at`. Raises `InputError` where the target does not depend on it.
 
-    The graph is kept where it will be differentiated `again`.
+    The graph is kept where it will be differentiated `again`. Raises `NetworkError` where torch cannot do it.
     """
     gradient = None
     if scores.requires_grad:
-        (gradient,) = torch.autograd.grad(scores.sum(), at, retain_graph=again, allow_unused=True)
+        with differentiating():
+            (gradient,) = torch.autograd.grad(scores.sum(), at, retain_graph=again, allow_unused=True)
     if gradient is None:
         raise InputError(f"target {target.name!r} does not depend on what it should be differentiated by")
     return gradient

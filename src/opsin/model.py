@@ -20,6 +20,7 @@ from torch.func import functional_call
 from torch.jit._script import RecursiveScriptModule
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from opsin.backward import differentiating
 from opsin.errors import InputError, NetworkError, OpsinError, unknown
 
 Layout = Literal["maps", "maps_last", "tokens", "vector", "other"]
@@ -361,7 +362,8 @@ class Model:
                 continue
             with torch.inference_mode(False), torch.enable_grad():
                 score = run["output"].reshape(len(run["output"]), -1).amax(1).sum()
-            (gradient,) = torch.autograd.grad(score, run[call.name], allow_unused=True)
+            with differentiating():
+                (gradient,) = torch.autograd.grad(score, run[call.name], allow_unused=True)
             if gradient is not None and run.as_maps(gradient, call.name).any():
                 return call.name
         if tried:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
+from opsin.backward import differentiating
 from opsin.errors import NetworkError
 from opsin.model import Model
 from opsin.progress import steps
@@ -118,7 +119,8 @@ def _reaches_further(model: Model, layer: str, found: Fields) -> bool:
         weighed = (maps * torch.randn(len(maps), 1, 1, generator=drawn).to(maps)).sum(0)
         height, width = weighed.shape
         for row, column in {(0, 0), (height // 2, width // 2), (height - 1, width - 1)}:
-            gradients = torch.autograd.grad(weighed[row, column], run["image"], retain_graph=True)
+            with differentiating():
+                gradients = torch.autograd.grad(weighed[row, column], run["image"], retain_graph=True)
             reached = gradients[0].abs().amax((0, 1))
             within, beyond = found.at(row, column), reached.clone()
             beyond[within.top : within.bottom, within.left : within.right] = 0

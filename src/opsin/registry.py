@@ -244,6 +244,7 @@ def _run(
 
     from opsin import images as photos
     from opsin.ascent import Trail, trailing
+    from opsin.backward import lacks_memory
     from opsin.model import Model
     from opsin.records import Record
     from opsin.results import CAUTION, Heatmap, Picture, Pictures, note, noting
@@ -294,7 +295,7 @@ def _run(
         try:
             result = function(*bound.args, **bound.kwargs)
         except (MemoryError, RuntimeError) as error:
-            if isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error):
+            if lacks_memory(error):
                 raise InputError(f"{about.name} needs more memory than there is: {error}") from error
             raise
         if isinstance(result, Heatmap) and (blank := result.blank()):

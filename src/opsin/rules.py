@@ -9,7 +9,7 @@ other operations, as `torch.where(x > 0, x, 0)` or `x * (x > 0)`: a graph cannot
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,8 +18,11 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 
+from opsin.backward import differentiating
+from opsin.custom import CustomFunctions, is_custom
 from opsin.errors import NetworkError
-from opsin.results import note
+from opsin.operations import kind, role
+from opsin.results import CAUTION, note
 
 
 @dataclass(frozen=True)
@@ -37,55 +40,37 @@ class Rule:
 deconvnet = Rule("deconvnet", torch.relu, gated=False)
 guided = Rule("guided", torch.relu, gated=True)
 
-
-def _zero(bound: Any) -> bool:
-    return not bool(bound.any()) if isinstance(bound, Tensor) else bound is not None and bound == 0
-
-
-RECTIFIERS: dict[str, Callable[[Any], bool]] = {
-    "ReluBackward": lambda node: True,
-    "HardtanhBackward": lambda node: _zero(node._saved_min_val),
-    "ClampBackward": lambda node: _zero(node._saved_min),
-    "ClampMinBackward": lambda node: _zero(node._saved_min),
-    "ThresholdBackward": lambda node: _zero(node._saved_threshold),
-    "MaximumBackward": lambda node: _zero(node._saved_other) or _zero(node._saved_self),
-    "FmaxBackward": lambda node: _zero(node._saved_other) or _zero(node._saved_self),
-    "LeakyReluBackward": lambda node: True,
-    "PreluKernelBackward": lambda node: True,
-    "RreluWithNoiseBackward": lambda node: True,
-}
-# What else bends a signal; Where, MaskedFill and IndexPut may be rectifiers written by hand.
-OTHER_ACTIVATIONS = {
-    *("Elu", "Celu", "Gelu", "Silu", "Mish", "Hardswish", "Softplus", "LogSigmoid", "Tanh", "Sigmoid"),
-    *(
-        "Hardsigmoid",
-        "Glu",
-        "Hardshrink",
-        "Softshrink",
-        "Hardtanh",
-        "Clamp",
-        "Where",
-        "MaskedFill",
-        "IndexPut",
-    ),
-}
 # Nodes behind which operations, rectifiers among them, are hidden from the graph.
 OPAQUE = ("CompiledFunction", "CheckpointFunction", "torch::jit")
+# What a rule passes over, in words: custom functions by whether they gave relu of what they were given.
+CUSTOM = {
+    True: "custom functions ({}) whose output equals relu(input) on this run; it would act on torch.relu",
+    None: "custom functions ({}), which may be rectifiers",
+    False: "custom functions ({}) whose output is not relu(input) on this run",
+}
+UNKNOWN = "operations ({}) that a rectifier may be written with"
 
 
 @contextmanager
-def applied(rule: Rule, roots: Iterable[Tensor]) -> Iterator[None]:
+def applied(rule: Rule, roots: Sequence[Tensor], custom: CustomFunctions | None = None) -> Iterator[None]:
     """Within the block, backward passes through the graph below `roots` follow `rule`.
+
+    `custom` was around the run that made the graph, and knows what the network's custom functions gave there.
+    They and unknown operations are passed over, which is noted with a caution: they may be rectifiers.
 
     Raises `NetworkError` where the rule meets no rectifier (the answer would silently be the plain
     gradient) and where part of the graph is hidden (compiled, scripted or checkpointed networks).
     """
+    custom = custom or CustomFunctions()
+    for root in roots:
+        custom.see(root)
     met: Counter[str] = Counter()
     others: Counter[str] = Counter()
+    unknown: Counter[str] = Counter()
+    functions: dict[bool | None, Counter[str]] = {answer: Counter() for answer in CUSTOM}
     with ExitStack() as stack:
         for node in nodes(root.grad_fn for root in roots):
             name = node.name()
-            kind = name.rstrip("0123456789")
             if name.startswith(OPAQUE):
                 raise NetworkError(
                     f"the {rule.name} rule cannot see inside {name}: run the network uncompiled, "
@@ -97,13 +82,26 @@ def applied(rule: Rule, roots: Iterable[Tensor]) -> Iterator[None]:
                     f"the {rule.name} rule cannot see what an in-place operation on a view does: "
                     "make it out of place"
                 )
-            if kind in RECTIFIERS and RECTIFIERS[kind](node):
-                met[kind.removesuffix("Backward")] += 1
+            if is_custom(node):
+                functions[custom.rectifies(node)][kind(node)] += 1
+                continue
+            with differentiating():  # a rectifier's bound may be a tensor that has changed since
+                does = role(node)
+            if does == "rectifier":
+                met[kind(node)] += 1
                 stack.callback(_hooked(node, rule).remove)
-            elif kind.removesuffix("Backward") in OTHER_ACTIVATIONS:
-                others[kind.removesuffix("Backward")] += 1
+            elif does == "activation":
+                others[kind(node)] += 1
+            elif does == "unknown":
+                unknown[kind(node)] += 1
+        passed = [
+            words.format(_listed(functions[answer])) for answer, words in CUSTOM.items() if functions[answer]
+        ]
+        if unknown:
+            passed.append(UNKNOWN.format(_listed(unknown)))
         if not met:
             seen = f"; it saw {_listed(others)}" if others else ""
+            seen += "".join(f"; it passed over {what}" for what in passed)
             raise NetworkError(
                 f"the {rule.name} rule met no rectifier between the target and the image{seen}: "
                 "the answer would be the plain gradient (use saliency for that)"
@@ -111,6 +109,8 @@ def applied(rule: Rule, roots: Iterable[Tensor]) -> Iterator[None]:
         note(f"the {rule.name} rule acted on {_listed(met)}")
         if others:
             note(f"kept their own derivative: {_listed(others)}")
+        for what in passed:
+            note(f"{CAUTION}the {rule.name} rule passed over {what}")
         yield
 
 

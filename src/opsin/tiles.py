@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from opsin.backward import differentiating
 from opsin.errors import NetworkError
 from opsin.model import Activations, Model
 from opsin.objectives import Objective, Place
@@ -74,7 +75,8 @@ def tiled(
     for window in windows:
         run = model.run(images[..., *window.crop], objective.layers, start="image")
         shares = [(p * s).sum() for p, s in zip(parts(window, run), signals, strict=True)]
-        (seen,) = torch.autograd.grad(torch.stack(shares).sum(), run["image"])
+        with differentiating():
+            (seen,) = torch.autograd.grad(torch.stack(shares).sum(), run["image"])
         gradient[..., *window.crop] += seen
     return scores.detach(), gradient
 

@@ -3,6 +3,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from opsin import rules
+from opsin.backward import differentiating
+from opsin.custom import CustomFunctions
 from opsin.errors import InputError
 from opsin.gradients import derivative
 from opsin.model import Model
@@ -33,7 +35,8 @@ def deconvnet(model: Model, images: Float[Tensor, "n 3 h w"], target: Target = N
             f"deconvnet projects one unit of one layer, not {target.name!r}: see guided_backprop"
         )
     (layer,) = target.layers
-    run = model.run(images, (layer,), start="image")
+    with CustomFunctions() as custom:
+        run = model.run(images, (layer,), start="image")
     weights = derivative(target.score(run), run[layer], target, again=True)
     if not _is_one_unit_or_channel(run.as_channels(weights, layer)):
         raise InputError(f"deconvnet projects a unit or a channel, not {target.name!r}: see guided_backprop")
@@ -46,7 +49,7 @@ def deconvnet(model: Model, images: Float[Tensor, "n 3 h w"], target: Target = N
         note(
             f"{CAUTION}no max-pooling below the unit, so no switches: the picture hardly depends on the photo"
         )
-    with rules.applied(rules.deconvnet, [run[layer]]):
+    with rules.applied(rules.deconvnet, [run[layer]], custom), differentiating():
         (projection,) = torch.autograd.grad(run[layer], run["image"], signal.view_as(run[layer]))
     return Heatmap(projection, images, signed=True, overlay=False)
 

@@ -2,6 +2,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from opsin.custom import CustomFunctions
 from opsin.gradients import derivative, maps_and_gradient
 from opsin.model import Model
 from opsin.registry import Layer, Target, technique
@@ -25,11 +26,12 @@ def guided_grad_cam(
 
     Raises what `grad_cam` and `guided_backprop` raise.
     """
-    run = model.run(images, (*target.layers, layer), start="image")
+    with CustomFunctions() as custom:
+        run = model.run(images, (*target.layers, layer), start="image")
     scores = target.score(run)
     plain = derivative(scores, run[layer], target, again=True)
     heat = weighted_maps(*maps_and_gradient(run, layer, plain)).relu()
-    with applied(guided, [run[name] for name in target.layers]):
+    with applied(guided, [run[name] for name in target.layers], custom):
         detail = derivative(scores, run["image"], target)
     wide = interpolate(heat.to(detail), images.shape[-2:], mode="bilinear", align_corners=False)
     return Heatmap(detail * wide, images, signed=True, overlay=False)

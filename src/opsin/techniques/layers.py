@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from opsin.backward import differentiating
 from opsin.errors import InputError
 from opsin.gradients import derivative
 from opsin.model import Activations, Call, Model
@@ -66,7 +67,8 @@ def _panels(
     if not torch.equal(by_class.sort(1).values, torch.eye(by_class.shape[1]).to(by_class)[-1:]):
         raise InputError(f"layers differentiates the cross-entropy of one class, not {target.name!r}")
     wanted = [name for name in run if name not in ("image", "output") and run[name].requires_grad]
-    found = torch.autograd.grad(loss.sum(), [run[name] for name in wanted], allow_unused=True)
+    with differentiating():
+        found = torch.autograd.grad(loss.sum(), [run[name] for name in wanted], allow_unused=True)
     gradients = {n: torch.zeros_like(run[n]) if g is None else g for n, g in zip(wanted, found, strict=True)}
     panels = []
     for call in shown:
