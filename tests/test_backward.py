@@ -6,7 +6,7 @@ import torch
 import nets
 import opsin
 from hostile import networks_that_cannot_be_differentiated as hostile
-from opsin import registry
+from opsin import colour, registry
 from opsin.objectives import gram, gram_match
 from opsin.regions import fields
 
@@ -75,6 +75,15 @@ def test_a_climb_in_tiles_on_such_a_network_is_refused_with_the_cause():
     climb = opsin.ascend(model, gram_match("parts.conv2", wanted), IMAGES, steps=1, rate=0.1, tile=SIZE // 2)
     with pytest.raises(opsin.NetworkError, match=r"torch cannot differentiate.*inplace"):
         list(climb)
+
+
+def test_projections_of_units_of_such_a_network_are_refused_with_the_cause(tmp_path):
+    (tmp_path / "photos").mkdir()
+    colour.photo(IMAGES[0]).save(tmp_path / "photos" / "0.png")
+    model = nets.model(hostile.undifferentiable(A_RECTIFIER_IN_PLACE), size=SIZE)
+    made = opsin.scan(tmp_path / "photos", model, tmp_path / "c", layers=["parts.flat"], workers=0)
+    with pytest.raises(opsin.NetworkError, match=r"torch cannot differentiate.*inplace"):
+        opsin.units(model, made, channels=[0], projection="gradient")
 
 
 @pytest.mark.parametrize("name", FROM_THE_IMAGE)

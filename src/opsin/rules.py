@@ -6,6 +6,8 @@ zero, whose slope below zero is smaller than above: ReLU, ReLU6, clamp and thres
 zero, LeakyReLU, PReLU and RReLU. Every other activation (SiLU, GELU, hardswish, ELU, softplus, sigmoid ...)
 keeps its own derivative, and the result's record names it. So does a rectifier that is written out of
 other operations, as `torch.where(x > 0, x, 0)` or `x * (x > 0)`: a graph cannot tell what these are for.
+Custom autograd functions, which hide what they do, and operations with a kink that ordinary networks do not
+have (abs, minimum, the maximum of two ...) are named with a caution.
 """
 
 from collections import Counter

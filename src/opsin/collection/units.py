@@ -13,10 +13,12 @@ from PIL import Image
 from torch import Tensor
 
 from opsin import colour, rules
+from opsin.backward import differentiating
 from opsin.batches import chunks, forward_batch
 from opsin.collection.findings import Findings, Shot, record
 from opsin.collection.scanning import as_maps
 from opsin.collection.store import Collection, Row, opened
+from opsin.custom import CustomFunctions
 from opsin.errors import InputError, NetworkError, unknown
 from opsin.images import enlarged
 from opsin.model import Model
@@ -131,14 +133,15 @@ def _projection(model: Model, layer: str, wanted: Projection) -> Projection:
     if wanted in ("none", "gradient"):
         return wanted
     image = torch.full((1, 3, *model.size), 0.5, device=model.device)
-    run = model.run(image, (layer,), start="image")
+    with CustomFunctions() as custom:
+        run = model.run(image, (layer,), start="image")
     try:
-        with rules.applied(rules.guided, [run[layer]]):
+        with rules.applied(rules.guided, [run[layer]], custom):
             pass
-    except NetworkError:
+    except NetworkError as error:
         if wanted != "auto":
             raise
-        note(f"no rectifier below {layer}: projections are plain gradients")
+        note(f"no rectifier below {layer} to act on, so projections are plain gradients ({error})")
         return "gradient"
     if wanted != "auto":
         return wanted
@@ -187,11 +190,12 @@ def _projected(
     if how == "none":
         return None
     rule = {"deconvnet": rules.deconvnet, "guided": rules.guided}.get(how)
-    run = model.run(photos, (layer,), start="image")
+    with CustomFunctions() if rule else nullcontext() as custom:
+        run = model.run(photos, (layer,), start="image")
     with torch.inference_mode(False), torch.enable_grad():
         maps = as_maps(run.channels(layer))
         units = torch.stack([maps[i, peak.channel, peak.y, peak.x] for i, peak in enumerate(peaks)])
-        with rules.applied(rule, [run[layer]]) if rule else nullcontext():
+        with rules.applied(rule, [run[layer]], custom) if rule else nullcontext(), differentiating():
             (found,) = torch.autograd.grad((units * units.detach().clamp(min=0)).sum(), run["image"])
     return found.float().cpu()
 
