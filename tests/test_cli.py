@@ -124,7 +124,12 @@ def test_settings_reach_the_technique(here, call):
 def test_several_photos_give_a_folder_each(here, call):
     Image.open("photo.png").rotate(180).save("other.png")
     assert call("saliency", "photo.png", "other.png", *OWN, "-o", "out")[0] == 0
-    assert sorted(p.name for p in Path("out").iterdir()) == ["other.png", "photo.png", "record.json"]
+    assert sorted(p.name for p in Path("out").iterdir()) == [
+        "manifest.json",
+        "other.png",
+        "photo.png",
+        "record.json",
+    ]
     assert opsin.Result.load("out/photo.png") != opsin.Result.load("out/other.png")
 
 
@@ -369,6 +374,7 @@ def test_several_targets_make_several_pictures(here, call):
     assert sorted(p.name for p in Path("out").iterdir()) == [
         "000.png",
         "001.png",
+        "manifest.json",
         "record.json",
         "values.npz",
     ]
@@ -411,9 +417,9 @@ def test_a_film_is_of_the_kind_that_is_asked_for(here, call):
 
 def test_steps_that_were_kept_stay_where_a_climb_goes_on(here, call):
     assert call(*words("class_model", steps=3), "--every", "1", "-o", "part")[0] == 0
-    assert call("resume", "part", "--steps", "4")[0] == 0
+    assert call("resume", "part", *OWN, "--steps", "4")[0] == 0
     assert frames("part/steps.webp") == 3
-    assert call("resume", "part", "--steps", "7", "--every", "1")[0] == 0
+    assert call("resume", "part", *OWN, "--steps", "7", "--every", "1")[0] == 0
     assert frames("part/steps.webp") == 3
 
 
@@ -490,13 +496,19 @@ def interrupted(*words_, by=signal.SIGINT):
     return code, told
 
 
-def test_an_interrupt_keeps_the_picture_so_far(here):
-    code, err = interrupted(*words("class_model", steps=100000), "-o", "out")
-    assert code == 0
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_a_climb_with_the_picture_so_far_and_says_how_to_go_on(here, call, by):
+    code, err = interrupted(*words("class_model", steps=100000), "-o", "out", by=by)
+    assert code == 128 + by
     assert "Traceback" not in err
     made = opsin.Result.load("out")
-    assert 1 <= len(made.numbers["scores"]) < 100000
-    assert any("stopped at step" in line for line in made.record.notes)
+    climbed = len(made.numbers["scores"])
+    assert 1 <= climbed < 100000
+    assert made.stopped == f"class model: stopped at step {climbed} of 100000"
+    assert f"opsin: {made.stopped}; `opsin resume out` goes on from there" in err
+    assert call("resume", "out", *OWN, "--steps", str(climbed))[0] == 0
+    assert opsin.Result.load("out").panels == made.panels
+    assert not opsin.Result.load("out").stopped
 
 
 def test_an_interrupt_of_what_is_not_climbed_writes_nothing(here):
@@ -507,12 +519,10 @@ def test_an_interrupt_of_what_is_not_climbed_writes_nothing(here):
     assert not Path("occlusion").exists()
 
 
-@pytest.mark.parametrize(
-    "words_", [("class_model", "-t", "1", "--steps", "100000", *OWN), ("occlusion", *SLOW)]
-)
-def test_what_is_terminated_leaves_nothing(here, words_):
+@pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGHUP])
+def test_other_work_that_is_terminated_leaves_nothing(here, by):
     before = {path for path in here.rglob("*") if "__pycache__" not in path.parts}
-    code, err = interrupted(*words_, by=signal.SIGTERM)
-    assert code == 128 + signal.SIGTERM
+    code, err = interrupted("occlusion", *SLOW, by=by)
+    assert code == 128 + by
     assert "Traceback" not in err
     assert {path for path in here.rglob("*") if "__pycache__" not in path.parts} == before

@@ -4,7 +4,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn, get_args
+from typing import Any, get_args
 
 import click
 from click.core import ParameterSource
@@ -84,15 +84,9 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(2)
-    except click.Abort:  # what click makes of an interrupt
-        _cancelled(KeyboardInterrupt())
-    except KeyboardInterrupt as interrupt:
-        _cancelled(interrupt)
-
-
-def _cancelled(interrupt: KeyboardInterrupt) -> NoReturn:
-    click.echo("opsin: cancelled, nothing was written", err=True)
-    sys.exit(exit_code(interrupt))
+    except (click.Abort, KeyboardInterrupt) as error:
+        click.echo("opsin: cancelled, nothing was written", err=True)
+        sys.exit(exit_code(error.__cause__ or error))  # click makes an Abort of an interrupt
 
 
 @cli.command()
@@ -281,9 +275,9 @@ def _technique_command(name: str) -> click.Command:
         for key, parameter in technique.parameters.items():
             if parameter.arg.role == "images":
                 settings[key] = whole_photos(settings[key])
+        if technique.climbs and interrupted(place):
+            say_resumable(place)
         with writing(place) as fresh, progress(every, climbs=technique.climbs) as watch:
-            if technique.climbs and interrupted(place):
-                say_resumable(place)
             opened = open_photos(photos, settings.get("target"))  # a wrong one is told first
             model = default_model(model_name, weights, photos)
             pieces = batches(opened, model, technique.photos) if technique.takes_images else [()]

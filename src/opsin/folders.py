@@ -68,7 +68,7 @@ def writing(folder: str | Path) -> Iterator[Path]:
     try:
         with ExitStack() as undo:
             with storing():
-                target = _made(folder, undo)
+                target = make_folder(folder, undo)
                 _refuse_foreign(target, folder)
                 leftovers = _leftovers(target, folder)
                 working = Path(tempfile.mkdtemp(prefix=WORKING, dir=target))
@@ -127,7 +127,7 @@ def _resolved(folder: str | Path) -> Path:
         raise InputError(f"{str(folder)!r} cannot be an output folder: {error}") from error
 
 
-def _made(folder: str | Path, undo: ExitStack) -> Path:
+def make_folder(folder: str | Path, undo: ExitStack) -> Path:
     """The folder, made with its parents where there is none; on `undo` those that are empty go again."""
     target = _resolved(folder)
     for path in reversed([target, *target.parents]):

@@ -5,10 +5,13 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from opsin.errors import InputError
 from opsin.files import MIB, read_regular
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 T = TypeVar("T")
 LARGEST = 256 * MIB  # bytes of a JSON file; tables of a collection's findings are the longest
@@ -52,6 +55,11 @@ def read_json(path: Path, shape: type[T]) -> T:
     try:
         return TypeAdapter(shape).validate_json(read_regular(path, LARGEST), strict=True)
     except ValidationError as error:
-        fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        where = ".".join(map(str, fault["loc"]))
-        raise InputError(f"{path} is damaged: {f'{where}: ' if where else ''}{fault['msg']}") from error
+        raise InputError(f"{path} is damaged: {first_fault(error)}") from error
+
+
+def first_fault(error: "ValidationError") -> str:
+    """The first thing that was wrong, with where it stands."""
+    fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    where = ".".join(map(str, fault["loc"]))
+    return f"{where}: {fault['msg']}" if where else fault["msg"]

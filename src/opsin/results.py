@@ -87,7 +87,7 @@ class Result(ABC):
     """
 
     kinds: ClassVar[dict[str, type["Result"]]] = {}
-    stored_as: ClassVar[Any] = dict[str, Any]
+    stored_as: ClassVar[type]
     record: Record | None = field(default=None, kw_only=True)
 
     def __init_subclass__(cls) -> None:
@@ -161,7 +161,7 @@ class Result(ABC):
                 raise InputError(f"{place / RECORD} is damaged: {kind!r} is no kind of result")
             raise InputError(f"{place} holds several results, load one of them: {', '.join(inner[:6])}")
         stored = read_json(place / RECORD, Stored)
-        facts = read_json(place / RECORD, Result.kinds[kind].stored_as)
+        facts: dict[str, Any] = read_json(place / RECORD, Result.kinds[kind].stored_as)
         own = {name: fact for name, fact in facts.items() if name not in Stored.__annotations__}
         arrays = read_arrays(place / VALUES)
         try:
@@ -187,7 +187,7 @@ class Heatmap(Result):
     `overlay` maps are drawn over the photo. `extras` are further arrays that the technique gives.
     """
 
-    stored_as: ClassVar[Any] = HeatmapFacts
+    stored_as = HeatmapFacts
     values: Float[Tensor, "n c h w"]
     images: Float[Tensor, "n 3 H W"]
     signed: bool
@@ -256,7 +256,7 @@ class Panel:
 class Gallery(Result):
     """Pictures with captions, in groups."""
 
-    stored_as: ClassVar[Any] = GalleryFacts
+    stored_as = GalleryFacts
     panels: tuple[Panel, ...]
 
     def pictures(self) -> list[tuple[str, Image.Image]]:
@@ -309,7 +309,7 @@ class Pictures(Result):
     step; it is empty where it came to its end. Of a `film` what was made are its frames.
     """
 
-    stored_as: ClassVar[Any] = PicturesFacts
+    stored_as = PicturesFacts
     panels: tuple[Picture, ...]
     film: bool = False
     stopped: str = ""

@@ -1,12 +1,21 @@
 """What there is to go on with in an output folder: of one photo or several, complete, stopped or killed."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import NotRequired
+
+from typing_extensions import TypedDict
 
 from opsin.errors import InputError
 from opsin.folders import RECORD, VALUES, checkpoints, interrupted
 from opsin.records import read_json
+
+
+class Stage(TypedDict):
+    """What `record.json` says of how far a command came: its photos, or where its only one was stopped."""
+
+    kind: str
+    photos: NotRequired[list[str]]
+    stopped: NotRequired[str]
 
 
 def parts(folder: str | Path) -> dict[str, Path]:
@@ -28,10 +37,8 @@ def parts(folder: str | Path) -> dict[str, Path]:
 
 def stopped(folder: str | Path) -> dict[str, str]:
     """The folders of the results in an output folder that were ended early, each with where."""
-    told = {
-        str(part): read_json(part / RECORD, dict[str, Any]).get("stopped") for part in parts(folder).values()
-    }
-    return {part: where for part, where in told.items() if where}
+    records = {str(part): read_json(part / RECORD, Stage) for part in parts(folder).values()}
+    return {part: record["stopped"] for part, record in records.items() if record.get("stopped")}
 
 
 def _last(place: Path) -> Path | None:
@@ -44,8 +51,6 @@ def _photos(place: Path) -> list[str]:
     """The folders of a command's photos; none where it had but one. What a record says is no path."""
     if not (place / RECORD).exists():
         return []
-    about: Mapping[str, Any] = read_json(place / RECORD, dict[str, Any])
-    if about.get("kind") != "Photos":
-        return []
+    about = read_json(place / RECORD, Stage)
     below = {path.name for path in place.iterdir() if path.is_dir() and not path.is_symlink()}
-    return [name for name in about.get("photos") or [] if name in below]
+    return [name for name in about.get("photos", []) if about["kind"] == "Photos" and name in below]

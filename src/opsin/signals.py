@@ -29,6 +29,6 @@ def end(number: int, _: Any = None) -> NoReturn:
     raise KeyboardInterrupt if number == signal.SIGINT else Terminated(number)
 
 
-def exit_code(error: KeyboardInterrupt) -> int:
-    """The exit code of a program that a signal ended."""
+def exit_code(error: BaseException) -> int:
+    """The exit code of a program that an interrupt ended, by the signal where it was one."""
     return 128 + (error.number if isinstance(error, Terminated) else signal.SIGINT)

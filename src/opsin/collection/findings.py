@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +15,8 @@ from torch import Tensor
 from typing_extensions import TypedDict
 
 from opsin.arrays import array_of_bytes
-from opsin.collection.store import Collection, Row
+from opsin.collection.store import Collection
+from opsin.collection.tables import Row
 from opsin.errors import InputError
 from opsin.folders import FACTS, PAGE, storing
 from opsin.records import Record, as_json
@@ -94,7 +95,7 @@ class FindingsFacts(TypedDict):
 class Findings(Result):
     """Pictures in groups and tables, under a title; `facts` say the same for machines."""
 
-    stored_as: ClassVar[Any] = FindingsFacts
+    stored_as = FindingsFacts
     title: str
     intro: str
     shots: tuple[Shot, ...]

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, sqrt
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -21,7 +21,8 @@ from typing_extensions import TypedDict
 
 from opsin.arrays import array, array_of_bytes, whole_numbers
 from opsin.collection.findings import jpeg, record
-from opsin.collection.store import WNID, Collection, Row, opened, truth
+from opsin.collection.store import WNID, Collection, opened, truth
+from opsin.collection.tables import Row
 from opsin.errors import InputError, NetworkError, at_least, unknown
 from opsin.folders import PAGE, storing
 from opsin.report import page, webp_uri
@@ -87,7 +88,7 @@ class MapFacts(TypedDict):
 class Map(Result):
     """Images with their places in a plane, in the unit of the method; the second coordinate points up."""
 
-    stored_as: ClassVar[Any] = MapFacts
+    stored_as = MapFacts
     title: str
     intro: str
     places: Float[Tensor, "n 2"]
