@@ -156,7 +156,7 @@ class Result(ABC):
         if kind not in Result.kinds:  # of a collection, perhaps: these kinds stand on this module
             from opsin.collection import findings, map  # noqa: F401, PLC0415
         if kind not in Result.kinds:
-            inner = sorted(str(path.parent) for path in place.rglob(VALUES))
+            inner = sorted(str(path.parent) for path in place.rglob(f"*/{VALUES}"))
             if not inner:
                 raise InputError(f"{place / RECORD} is damaged: {kind!r} is no kind of result")
             raise InputError(f"{place} holds several results, load one of them: {', '.join(inner[:6])}")
