@@ -117,6 +117,14 @@ def test_functions_that_are_called_several_times_and_read_by_several_are_counted
     assert f"custom functions (SavesOutput ×1), {MAY_BE}" in undecided  # it is given what is positive already
 
 
+def test_custom_functions_that_are_read_in_a_list_are_seen():
+    def bend(x: Tensor) -> Tensor:
+        return torch.cat([hidden.SavesOutput.apply(half) for half in x.split(2, 1)], 1)
+
+    (said,) = cautions(run("guided_backprop", hidden.before_a_relu(bend)))
+    assert f"custom functions (SavesOutput ×2) {EQUAL}" in said
+
+
 def test_custom_functions_and_operations_of_several_kinds_are_each_named():
     def bend(x: Tensor) -> Tensor:
         return (
