@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Iterable
 
+LONGEST = 200  # letters of a name that an error repeats
+
 
 class OpsinError(Exception):
     """Every error that Opsin raises on purpose; the command line prints it and exits with code 2."""
@@ -30,4 +32,9 @@ def unknown(kind: str, name: str, valid: Iterable[str], also: str = "") -> Input
     near = [lowered[n] for n in difflib.get_close_matches(name.lower(), lowered, n=5, cutoff=0.4)]
     listed = near or names[:5]
     hint = f"; nearest: {', '.join(listed)}" if listed else ""
-    return InputError(f"unknown {kind} {name!r}{hint}{also}")
+    return InputError(f"unknown {kind} {shortened(name)!r}{hint}{also}")
+
+
+def shortened(text: str) -> str:
+    """The text, or the beginning of a long one."""
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"

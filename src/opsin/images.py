@@ -19,9 +19,14 @@ def read(paths: str | Path | Sequence[str | Path], model: Model) -> Float[Tensor
     """Read photos as the model's training saw them: shorter side to size / crop, then a centre crop.
 
     Accepts whatever Pillow reads: greyscale, 16-bit, palette, CMYK (through Pillow's plain
-    conversion), transparent (over white) and EXIF-rotated photos; the first frame of an animation.
+    conversion), transparent (over white) and EXIF-rotated photos; the first frame of an animation. White is
+    65535 in 16 bits; in 32 bits and floats, whose black is zero, it is 1, 255 or 65535, the least that no
+    value exceeds, or beyond these the greatest value.
 
-    Raises `InputError` on a missing, broken, tiny or huge file, naming it.
+    Raises `InputError` on a missing, broken, tiny or huge file, on one that is no regular file (a pipe, a
+    device), and on greys that are negative, NaN or infinite, naming it. A file may have 512 MiB, or as many
+    bytes as the environment's `OPSIN_LARGEST_FILE` says; its pixels are limited by Pillow, to twice
+    `PIL.Image.MAX_IMAGE_PIXELS`.
     """
     several = [paths] if isinstance(paths, str | Path) else list(paths)
     if not several:

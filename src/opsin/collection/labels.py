@@ -1,12 +1,14 @@
 """The labels of images: the names of the folders that they lie in, or what a CSV says."""
 
 import csv
+import io
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 from opsin.collection.source import Entry
 from opsin.errors import InputError
+from opsin.files import open_regular
 
 FOLDERS = "folders"  # given in place of a CSV: the names of folders
 PATH_COLUMNS, LABEL_COLUMNS = ("path", "file", "filename", "image"), ("label", "class")
@@ -25,10 +27,10 @@ def read_labels(table: Path, root: str) -> dict[str, str]:
 
     Its paths may start at the root, at the CSV's folder or at the top, with slashes or backslashes.
 
-    Raises `InputError` where it cannot be read or lacks a column.
+    Raises `InputError` if it cannot be read, is no regular file or lacks a column.
     """
     try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
+        with io.TextIOWrapper(open_regular(table), "utf-8-sig", newline="") as file:
             rows = csv.DictReader(file)
             columns = rows.fieldnames or []
             keys = [

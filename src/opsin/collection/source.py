@@ -4,17 +4,20 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from operator import itemgetter
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from stat import S_ISREG
 from typing import Any
 
-from opsin.errors import InputError, unknown
-from opsin.photos import SUFFIXES
+from opsin.errors import InputError
+from opsin.files import missing, too_large
+from opsin.folders import MANIFEST, RECORD, WORKING
+from opsin.photos import RAISING, SUFFIXES, largest_file, photo_bytes
 
-RECORD = "record.json"  # a folder that holds one is something that Opsin wrote
+OURS = {MANIFEST: "Manifest", RECORD: "Collection"}  # files in folders that Opsin wrote, with their kinds
 
 
 @dataclass(frozen=True)
@@ -52,14 +55,13 @@ class Source:
     """The images below a root. Raises `InputError` where there is no such folder."""
 
     def __init__(self, root: str | Path) -> None:
-        self.root = str(root) if "://" in str(root) else _absolute(str(root))
-        if "://" in self.root:
+        if "://" in str(root):
+            self.root = str(root)
             return
-        place = Path(self.root)
-        if not place.exists():
-            near = [p.name for p in place.parent.iterdir()] if place.parent.is_dir() else []
-            raise unknown("folder", str(root), near)
-        if not place.is_dir():
+        if not os.path.exists(root):  # noqa: PTH110 (does not raise on a name that no file can have)
+            raise missing("folder", Path(root))
+        self.root = _absolute(str(root))
+        if not Path(self.root).is_dir():
             raise InputError(f"{root} is a file: a scan takes the folder that it lies in")
 
     def __reduce__(self) -> Any:
@@ -86,23 +88,29 @@ class Source:
 
     def read(self, path: str) -> bytes:
         """A file's bytes. Raises `InputError`, which of a folder says why it cannot be listed."""
+        refuse_outside(path)
         try:
             if "://" in self.root:
-                system, base = self._remote
-                place = f"{base.rstrip('/')}/{path}"
-                if path.endswith("/"):
-                    system.ls(place.rstrip("/"))
-                return bytes(system.cat_file(place))
+                return self._remote_bytes(path)
             if path.endswith("/"):
                 os.scandir(Path(self.root) / path).close()
-            return (Path(self.root) / path).read_bytes()
+            return photo_bytes(Path(self.root) / path, path)
         except OSError as error:
             raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+
+    def _is_ours(self, folder: str) -> bool:
+        """Whether Opsin wrote a folder: a collection, or the output of a command."""
+        for name, kind in OURS.items():
+            with suppress(InputError, ValueError, RecursionError):
+                about = json.loads(self.read(f"{folder}{name}").decode("utf-8", "surrogateescape"))
+                if isinstance(about, dict) and about.get("kind") == kind:
+                    return True
+        return False
 
     def _local_entries(self, folder: Path, prefix: str, seen: set[tuple[int, int]]) -> Iterator[Entry]:
         try:
             about = folder.stat()
-            if (about.st_dev, about.st_ino) in seen or (prefix and _is_ours(folder / RECORD)):
+            if (about.st_dev, about.st_ino) in seen or (prefix and self._is_ours(prefix)):
                 return
             seen.add((about.st_dev, about.st_ino))
             found = sorted(os.scandir(folder), key=lambda one: one.name)
@@ -117,6 +125,8 @@ class Source:
                 below = one.is_dir()
             except OSError:  # a link to itself
                 below = False
+            if one.name.startswith(WORKING):  # what a killed command left
+                continue
             if below and one.is_symlink() and (folder / one.name).resolve().is_relative_to(self._real):
                 continue
             if below:
@@ -130,22 +140,37 @@ class Source:
                 if S_ISREG(stat.st_mode):  # no pipe, which would be waited for without end
                     yield Entry.of(path, stat.st_size, str(stat.st_mtime_ns))
 
+    def _remote_bytes(self, path: str) -> bytes:
+        from fsspec.implementations.local import LocalFileSystem  # noqa: PLC0415 (slow)
+
+        system, base = self._remote
+        address = f"{base.rstrip('/')}/{path}"
+        if path.endswith("/"):
+            system.ls(address.rstrip("/"))
+        if isinstance(system, LocalFileSystem):
+            return photo_bytes(address, path)
+        most = largest_file()
+        data = bytes(system.cat_file(address, end=most + 1))
+        if len(data) > most:
+            raise too_large(path, most, RAISING)
+        return data
+
     def _remote_entries(self, below: str = "") -> Iterator[Entry]:
         system, base = self._remote
         folder = f"{base.rstrip('/')}/{below}".rstrip("/")
         try:
             listed = system.ls(folder, detail=True)
             found = sorted(((_last(about["name"]), about) for about in listed), key=itemgetter(0))
-            ours = RECORD in dict(found) and _ours(system.cat_file(f"{folder}/{RECORD}"))
         except OSError as error:
             if not below:
                 raise InputError(f"{self.root} cannot be listed: {error.strerror or error}") from error
             yield Entry.of(below, 0, "unread")
             return
-        if below and ours:
+        if below and OURS.keys() & dict(found).keys() and self._is_ours(below):
             return
         for name, about in found:
-            if about["name"].rstrip("/") == folder:  # object stores list a folder in itself
+            in_itself = about["name"].rstrip("/") == folder  # as object stores list a folder
+            if in_itself or name.startswith(WORKING):
                 continue
             if about["type"] == "directory":
                 yield from self._remote_entries(f"{below}{name}/")
@@ -153,6 +178,13 @@ class Source:
                 keys = ("ETag", "etag", "LastModified", "mtime", "created")
                 stamp = next((str(about[key]) for key in keys if about.get(key) is not None), "")
                 yield Entry.of(below + name, about.get("size") or 0, stamp)
+
+
+def refuse_outside(path: str) -> None:
+    """Raise `InputError` on a path that may lead to something else than a file below a root."""
+    plain = PurePath(path)
+    if not path or "\0" in path or plain.anchor or ".." in plain.parts:
+        raise InputError(f"{path!r} does not lie below the folder that was scanned")
 
 
 def _absolute(path: str) -> str:
@@ -163,17 +195,3 @@ def _absolute(path: str) -> str:
 
 def _last(path: str) -> str:
     return path.rstrip("/").rpartition("/")[2]
-
-
-def _is_ours(record: Path) -> bool:
-    try:
-        return _ours(record.read_bytes())
-    except OSError:
-        return False
-
-
-def _ours(record: bytes) -> bool:
-    try:
-        return "kind" in json.loads(record.decode("utf-8", "surrogateescape"))
-    except (ValueError, TypeError):
-        return False
