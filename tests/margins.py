@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
@@ -21,7 +21,7 @@ from oracle import SPELLINGS
 # Shares of a layer's largest value, in float64. Rounding moves an activation by some 1e-15 of it; among a
 # million of them the nearest to its kink is, by chance, about 1e-7 away.
 MARGIN = 1e-10
-NUDGE = 1e-12
+ROUNDING = 1e-13  # what is put in for it; more than any machine's
 
 
 def _from_the_kinks(function: Any) -> Callable[..., Iterator[Tensor]]:
@@ -78,21 +78,31 @@ DISTANCES: dict[Any, Callable[..., Iterator[Tensor]]] = {
 }
 
 
+# Functions that add up, in an order that is not the same everywhere.
+SUMS = {
+    *("conv2d", "linear", "matmul", "__matmul__", "bmm", "einsum", "scaled_dot_product_attention"),
+    *("batch_norm", "layer_norm", "group_norm", "avg_pool2d", "adaptive_avg_pool2d", "mean", "sum"),
+}
+
+
 class Margin(NamedTuple):
     share: float  # of the layer's largest value
     where: str
 
 
 class Margins(TorchFunctionMode):
-    """Watches a forward for the least margin that is not zero.
+    """Watches a forward, every sum in which is off by a rounding of its own, for the least margin above zero.
 
-    What is exactly at a kink is passed over: a dead unit is at zero on every way through the network.
+    So equal values that were computed (those of an even patch, say), which another machine might put in any
+    order, are apart by next to nothing. What is then still exactly zero is so on every machine, and passed
+    over: a dead unit is, and so are copies of one unit that a max pool handed on.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.least = Margin(math.inf, "nowhere")
         self.calls: Counter[str] = Counter()
+        self.generator = torch.Generator().manual_seed(0)
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -101,7 +111,11 @@ class Margins(TorchFunctionMode):
             scale = max(float(value.abs().max()) for value in args if isinstance(value, Tensor))
             for distances in DISTANCES[function](*args, **kwargs):
                 self._look(distances.abs() / scale, function.__name__)
-        return function(*args, **kwargs)
+        result = function(*args, **kwargs)
+        if function.__name__ in SUMS and result.is_floating_point():
+            noise = torch.randn(result.shape, generator=self.generator, dtype=torch.float64)
+            result = (result * (1 + ROUNDING * noise)).to(result.dtype)
+        return result
 
     def _look(self, shares: Tensor, name: str) -> None:
         assert shares.dtype is torch.float64, f"{name} was called on {shares.dtype}, not on torch.float64"
@@ -112,14 +126,9 @@ class Margins(TorchFunctionMode):
 
 
 def margin(forward: Callable[[Tensor], Tensor], images: Tensor) -> Margin:
-    """The least margin between the images and their scores (n, classes), the two best classes included.
-
-    The images are seen a second time with a nudge: equal values of an even patch, which rounding would put in
-    any order, then differ by next to nothing, while dead units stay exactly zero.
-    """
-    noise = torch.rand(images.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    """The least margin between the images and their scores (n, classes), the two best classes included."""
     with torch.no_grad(), Margins() as watch:
-        scores = forward(torch.cat([images.double(), images.double() + NUDGE * noise]))
+        scores = forward(images.double())
     best, second = scores.topk(2).values.unbind(1)
     classes = float((best - second).min() / scores.abs().max())
     return min(watch.least, Margin(classes, "the two best classes"))
@@ -139,3 +148,16 @@ def clear_of_kinks(
             return images
         near.append(f"{least.share:.0e} at {least.where}")
     pytest.fail(f"gradients would hang on rounding: no candidate has a margin of {MARGIN}: {'; '.join(near)}")
+
+
+def without_copies(network: nn.Module) -> nn.Module:
+    """The network with means in place of its max pools of stride 1, as the blocks of GoogLeNet have.
+
+    Their windows overlap, so that neighbours are copies of one unit; what the layers behind compute of these
+    ties in the next such pool. The gradient is the same whichever wins, what a rule gives is not.
+    """
+    for module in list(network.modules()):
+        for name, pool in module.named_children():
+            if isinstance(pool, nn.MaxPool2d) and pool.stride == 1:
+                setattr(module, name, nn.AvgPool2d(pool.kernel_size, 1, pool.padding, pool.ceil_mode))
+    return network

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import opsin
-from margins import clear_of_kinks
+from margins import clear_of_kinks, without_copies
 from oracle import Rectifiers
 
 MEAN, STD = 0.5, 0.25
@@ -207,7 +207,7 @@ class Subject:
         side = member.size
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            self.network = build(member).double().eval()
+            self.network = without_copies(build(member)).double().eval()
             photos = torch.rand(6, 3, side, side)
             wake(self.network, photos)
         self.images = clear_of_kinks(lambda images: self.network(normalised(images)), photos.split(2))

@@ -5,19 +5,22 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 import nets
-from margins import MARGIN, clear_of_kinks, margin
+from margins import MARGIN, clear_of_kinks, margin, without_copies
 
 FAR = nets.images(1)
 EVEN = FAR.clone()
 EVEN[..., :4] = 0.5  # in the middle of what the functions below bend
-KERNEL = torch.randn(4, 3, 3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+GENERATOR = torch.Generator().manual_seed(0)
+KERNEL = torch.randn(4, 3, 3, 3, generator=GENERATOR, dtype=torch.float64)
+AS_IT_IS = torch.eye(3, dtype=torch.float64)[..., None, None]  # a kernel of 1 x 1
 
 BENDS = {
     "a rectifier": lambda x: F.relu(x - 0.5),
     "a rectifier in place": lambda x: F.relu_(x - 0.5),
+    "a leaky rectifier with weights": lambda x: F.prelu(x - 0.5, torch.full((3,), 0.1, dtype=x.dtype)),
     "a bounded rectifier at its bound": lambda x: F.relu6(x + 5.5),
     "a clamp": lambda x: (x - 0.5).clamp(min=0),
     "hardswish": lambda x: F.hardswish(x + 2.5),
@@ -28,10 +31,10 @@ BENDS = {
 
 
 def scored(bend):
-    """The function with two classes behind it, the second far below the first."""
+    """The function behind a convolution, with two classes that are far from each other."""
 
     def forward(images: Tensor) -> Tensor:
-        total = bend(images).abs().flatten(1).sum(1)
+        total = bend(F.conv2d(images, AS_IT_IS)).abs().flatten(1).sum(1)
         return torch.stack([total, -total], 1)
 
     return forward
@@ -48,12 +51,24 @@ def test_what_is_near_is_named():
     near = FAR.clone()
     near[0, 1, 2, 3] = 0.5 + 1e-13
     share, where = margin(scored(lambda x: F.relu(F.relu(x) - 0.5)), near)
-    assert 0 < share < 1e-12
+    assert 0 < share < 1e-11
     assert where == "relu, call 2, unit (0, 1, 2, 3)"
 
 
-def test_dead_units_are_passed_over():
-    assert margin(scored(lambda x: 1 + F.max_pool2d(F.relu(F.relu(x - 2)), 2)), EVEN).share > 0.1
+def test_dead_units_and_copies_of_one_unit_are_passed_over():
+    # the first pool hands on 0 and, where it overlaps, the same values twice
+    forward = scored(lambda x: F.max_pool2d(F.max_pool2d(F.relu(F.relu(x - 0.6)), 3, 1), 2) + 1)
+    values = F.max_pool2d((FAR - 0.6).relu(), 3, 1)
+    assert (values[..., 1:] == values[..., :-1]).any()
+    assert margin(forward, FAR).share > 1e3 * MARGIN
+
+
+def test_what_is_computed_of_copies_ties_until_the_pools_that_copy_are_replaced():
+    pool, mix = nn.MaxPool2d(3, 1, 1), nn.Conv2d(3, 3, 1)
+    net = nets.seeded(nets.Chain(first=pool, mix=mix, second=nn.MaxPool2d(3, 1, 1), large=nn.MaxPool2d(2)))
+    assert margin(scored(net), FAR).share < MARGIN
+    assert margin(scored(without_copies(net)), FAR).share > 1e3 * MARGIN
+    assert isinstance(net.large, nn.MaxPool2d)
 
 
 def test_classes_that_tie_have_no_margin():
@@ -101,7 +116,7 @@ def test_the_first_candidate_that_keeps_the_margin_is_taken():
 
 
 def test_without_a_candidate_that_keeps_the_margin_the_test_fails_and_says_where():
-    with pytest.raises(pytest.fail.Exception, match=r"rounding.*at relu, call 1, unit \(1, .*; .*at relu"):
+    with pytest.raises(pytest.fail.Exception, match=r"rounding.*at relu, call 1, unit \(0, .*; .*at relu"):
         clear_of_kinks(scored(BENDS["a rectifier"]), [EVEN, EVEN.flip(3)])
 
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import opsin
-from margins import clear_of_kinks
+from margins import clear_of_kinks, without_copies
 from oracle import Rectifiers
 
 # Captum tells that it asks for gradients and that it sets hooks.
@@ -78,7 +78,7 @@ def torchvision_model(name: str, size: int) -> opsin.Model:
     torch.manual_seed(0)
     options = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
     network = getattr(torchvision.models, name)(num_classes=10, **options)
-    return model_of(network, size)
+    return model_of(without_copies(network), size)
 
 
 def lite0() -> opsin.Model:

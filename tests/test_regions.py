@@ -46,7 +46,7 @@ def test_fields_are_the_support_of_the_gradient(name, layer):
     layer = {"torchvision:resnet18": "layer2.0.bn1", "torchvision:squeezenet1_1": "features.4.expand3x3"}[
         name
     ]
-    image = torch.rand(1, 3, *model.size)
+    image = torch.rand(1, 3, *model.size, generator=torch.Generator().manual_seed(0))
     run = model.run(image, (layer,), start="image")
     maps = run.maps(layer)
     # Several sums over channels with random weights, so that no closed gate hides an edge

@@ -96,9 +96,9 @@ def test_a_unit_and_a_weighted_sum_are_targets():
 def test_a_unit_is_hurt_only_by_what_it_sees():
     # the unit sees the 3 x 3 pooled positions around it and with that pixels -1 to 6 of the photo
     drop = opsin.occlusion(MODEL, IMAGES, target="conv2:1@1,1", patch=4, stride=4).extras["drop"]
-    assert not drop[:, 2:].any()
-    assert not drop[:, :, 2:].any()
-    assert drop[:, :2, :2].any()
+    assert (drop[:, 2:].abs() < 1e-12).all()  # but for rounding: the photo runs alone, the squares in a batch
+    assert (drop[:, :, 2:].abs() < 1e-12).all()
+    assert (drop[:, :2, :2].abs() > 1e-3).any()
 
 
 def test_by_hand():
