@@ -19,14 +19,17 @@ from pathlib import Path
 
 import faiss
 import hnswlib
+import lance
 import numpy as np
 import pyarrow as pa
 import torch
 
 import opsin
-from opsin.collection import store
+from opsin.collection import tables
+from opsin.collection.about import About, LayerAbout, about_model
+from opsin.collection.intake import writing
 from opsin.collection.search import nearest
-from opsin.collection.store import About, Collection, LayerAbout
+from opsin.collection.store import Collection
 
 WIDTH, K = 512, 10
 CLUSTERS = 2000
@@ -47,6 +50,7 @@ def main() -> None:
     given = parser.parse_args()
     faiss.omp_set_num_threads(torch.get_num_threads())
     with tempfile.TemporaryDirectory() as folder:
+        os.environ["XDG_CACHE_HOME"] = f"{folder}/cache"
         began = time.perf_counter()
         collection, queries = made(Path(folder) / "collection", given.count)
         say(f"collection written in {time.perf_counter() - began:.0f} s")
@@ -66,21 +70,20 @@ def made(place: Path, count: int) -> tuple[Collection, np.ndarray]:
     centres = np.random.default_rng(0).standard_normal((CLUSTERS, WIDTH)).astype(np.float32)
     model = opsin.Model(torch.nn.Conv2d(3, 3, 1), mean=[0.5] * 3, std=[0.5] * 3, size=8, name="none")
     layers = (LayerAbout("features", WIDTH, (1, 1)),)
-    place.mkdir()
-    collection = store.create(place, About("/", store.about_model(model), None, layers, 1, {}), model)
-    schema = store.schema([WIDTH])
+    with writing(place, About("/", about_model(model), None, layers, 1, {}), model) as collection:
+        schema = tables.schema([WIDTH])
 
-    def batches() -> "list[pa.RecordBatch]":
-        for start in range(0, count, PART):
-            part = vectors(min(PART, count - start), 1 + start // PART, centres)
-            ids = pa.array(np.arange(start, start + len(part)))
-            features = pa.FixedSizeListArray.from_arrays(pa.array(part.reshape(-1)), WIDTH)
-            columns = {"id": ids, "version": ids, "chunk": ids, store.feature_column(0): features}
-            columns |= {"path": pa.array([b""] * len(part)), "thumbnail": pa.array([b""] * len(part))}
-            empty = {f.name: pa.nulls(len(part), f.type) for f in schema if f.name not in columns}
-            yield pa.record_batch([(columns | empty)[f.name] for f in schema], schema=schema)
+        def batches() -> "list[pa.RecordBatch]":
+            for start in range(0, count, PART):
+                part = vectors(min(PART, count - start), 1 + start // PART, centres)
+                ids = pa.array(np.arange(start, start + len(part)))
+                features = pa.FixedSizeListArray.from_arrays(pa.array(part.reshape(-1)), WIDTH)
+                columns = {"id": ids, "version": ids, "chunk": ids, tables.feature_column(0): features}
+                columns |= {"path": pa.array([b""] * len(part)), "thumbnail": pa.array([b""] * len(part))}
+                empty = {f.name: pa.nulls(len(part), f.type) for f in schema if f.name not in columns}
+                yield pa.record_batch([(columns | empty)[f.name] for f in schema], schema=schema)
 
-    store.lance.write_dataset(pa.RecordBatchReader.from_batches(schema, batches()), place / store.IMAGES)
+        lance.write_dataset(pa.RecordBatchReader.from_batches(schema, batches()), place / tables.IMAGES)
     return collection, vectors(QUERIES, 0, centres)
 
 

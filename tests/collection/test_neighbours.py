@@ -14,7 +14,9 @@ from PIL import Image
 import nets
 import opsin
 import reference
-from opsin.collection import store
+from opsin.collection import tables
+from opsin.collection.about import About, LayerAbout, about_model
+from opsin.collection.intake import writing
 from opsin.collection.neighbours import leave_one_out, neighbours
 from opsin.collection.scanning import scan
 from opsin.collection.tally import Tally
@@ -248,19 +250,19 @@ def test_what_cannot_be_is_told(made):
 def labelled(folder, values, labels):
     """A collection of these features and labels alone."""
     width = values.shape[1]
-    about = store.About("/", store.about_model(MODEL), None, (store.LayerAbout("own", width, (1, 1)),), 1, {})
+    about = About("/", about_model(MODEL), None, (LayerAbout("own", width, (1, 1)),), 1, {})
     n = len(values)
     given = {name: [1] * n for name in ("width", "height", "version", "chunk")}
     given |= {name: [[]] * n for name in ("classes", "probabilities")}
     given |= {"id": [7 * i + 3 for i in range(n)], "path": [b"%d" % i for i in range(n)], "sha256": [""] * n}
     given |= {"thumbnail": [b""] * n, "features_0": values.float().tolist()}
-    with store.writing(folder):
-        made = store.create(folder, about, MODEL)
-        table = pa.table([pa.array(given[f.name], f.type) for f in made.schema], schema=made.schema)
+    with writing(folder, about, MODEL) as made:
+        schema = tables.schemas(about)[tables.IMAGES]
+        table = pa.table([pa.array(given[f.name], f.type) for f in schema], schema=schema)
         made.append(table, [Tally.empty(width, 1)], 1)
         pairs = [(id, label) for id, label in zip(given["id"], labels, strict=True) if label is not None]
         batch = [pa.array(column) for column in zip(*pairs, strict=True)]
-        made.write_labels(iter([pa.record_batch(batch, schema=store.LABEL_SCHEMA)] if pairs else []))
+        made.write_labels(iter([pa.record_batch(batch, schema=tables.LABEL_SCHEMA)] if pairs else []))
     return made
 
 

@@ -1,5 +1,5 @@
+import os
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -8,7 +8,9 @@ import torch
 
 import nets
 import opsin
-from opsin.collection import search, store
+from opsin.collection import search, tables
+from opsin.collection.about import About, LayerAbout, about_model
+from opsin.collection.intake import writing
 from opsin.collection.search import ALIGNMENT, EXTRA, GROUP, QUERIES, Coarse, nearest
 from opsin.collection.tally import Tally
 from opsin.results import noting
@@ -190,12 +192,10 @@ def test_vectors_that_are_no_numbers_are_near_to_nothing_and_hide_no_others(tmp_
 
 def collection(folder, features):
     """A collection with these features and nothing else of worth."""
-    layers = (store.LayerAbout("first", 2, (1, 1)), store.LayerAbout("second", features.shape[1], (1, 1)))
-    about = store.About(str(folder), store.about_model(MODEL), None, layers, 1, {})
-    with store.writing(folder):
-        made = store.create(folder, about, MODEL)
-    if len(features):
-        add(made, features)
+    layers = (LayerAbout("first", 2, (1, 1)), LayerAbout("second", features.shape[1], (1, 1)))
+    with writing(folder, About(str(folder), about_model(MODEL), None, layers, 1, {}), MODEL) as made:
+        if len(features):
+            add(made, features)
     return made
 
 
@@ -213,9 +213,10 @@ def add(made, features):
         "features_0": [[0.0, 1.0]] * n,
         "features_1": features.tolist(),
     }
-    columns = [pa.array(list(given[field.name]), field.type) for field in made.schema]
+    schema = tables.schemas(made.about)[tables.IMAGES]
+    columns = [pa.array(list(given[field.name]), field.type) for field in schema]
     tallies = [Tally.empty(layer.channels, 1) for layer in made.about.layers]
-    made.append(pa.table(columns, schema=made.schema), tallies, start)
+    made.append(pa.table(columns, schema=schema), tallies, start)
 
 
 @pytest.mark.parametrize(
@@ -265,7 +266,12 @@ def test_a_collection_of_several_chunks_that_grows_is_searched_whole(tmp_path):
             add(made, rows[start : start + 30])
 
 
-def test_the_cache_may_be_deleted_and_is_not_mistaken_for_another(tmp_path):
+def kept(cache):
+    """The rounded features in a cache."""
+    return sorted(path.parent for path in cache.rglob("rows.bf16"))
+
+
+def test_the_cache_may_be_deleted_and_is_not_mistaken_for_another(tmp_path, own_cache):
     rows = drawn("norms", 80)
     made = collection(tmp_path / "c", rows)
 
@@ -276,28 +282,96 @@ def test_the_cache_may_be_deleted_and_is_not_mistaken_for_another(tmp_path):
 
     first = answers()
     assert not torch.equal(first[0].rows, first[1].rows)
-    held = sorted(made.folder.joinpath("cache").iterdir())
+    held = kept(own_cache)
     assert len(held) == 2
-    times = [one.stat().st_mtime_ns for one in held]
-    for act in (lambda: None, lambda: shutil.rmtree(made.folder / "cache"), made.tidy):
+    times = [place.stat().st_mtime_ns for place in held]
+    for act in (lambda: None, lambda: shutil.rmtree(own_cache), made.tidy):
         act()
         for one, other in zip(first, answers(), strict=True):
             assert torch.equal(one.rows, other.rows)
             assert torch.equal(one.distances, other.distances)
         if times:  # at first nothing was made anew
-            assert [one.stat().st_mtime_ns for one in held] == times
+            assert [place.stat().st_mtime_ns for place in held] == times
             times = []
     made.forget([0])
     add(made, -rows)
     assert nearest(made, -rows[:1], 1, layer="second").distances.item() == pytest.approx(0, abs=1e-7)
 
 
-def test_two_searches_may_build_the_cache_at_once(tmp_path, monkeypatch):
+@pytest.mark.parametrize("file", ["rows.bf16", "facts.json"])
+@pytest.mark.parametrize("how", ["cut", "empty", "gone", "longer", "a folder"])
+def test_a_damaged_cache_is_made_anew(tmp_path, own_cache, file, how):
+    rows = drawn("random", 80)
+    made = collection(tmp_path / "c", rows)
+    expected = nearest(made, rows[:2], 3, layer="second")
+    (place,) = kept(own_cache)
+    search._mapped.cache_clear()  # as in another process
+    damaged = place / file
+    data = damaged.read_bytes()
+    damaged.unlink()
+    if how == "a folder":
+        damaged.mkdir()
+    elif how != "gone":
+        damaged.write_bytes({"cut": data[: len(data) // 2], "empty": b"", "longer": data + b"x"}[how])
+    found = nearest(made, rows[:2], 3, layer="second")
+    assert torch.equal(found.rows, expected.rows)
+    assert (place / file).read_bytes() == data
+
+
+def test_nothing_is_kept_in_the_collection_nor_taken_from_there(tmp_path, own_cache):
+    """A collection that came with wrong rounded rows, as an earlier Opsin laid them into it."""
+    rows = drawn("random", 70)
+    made = collection(tmp_path / "c", rows)
+    held = sorted(made.folder.rglob("*"))
+    expected = nearest(made, rows[:2], 3, layer="second")
+    assert sorted(made.folder.rglob("*")) == held
+    (place,) = kept(own_cache)
+    for name in (place.name, f"features_1-cosine-{made.table(tables.IMAGES).version}"):
+        (made.folder / "cache" / name).mkdir(parents=True)
+        Coarse.write(made.folder / "cache" / name, iter([-rows]), 24)
+    search._mapped.cache_clear()
+    shutil.rmtree(own_cache)
+    assert torch.equal(nearest(made, rows[:2], 3, layer="second").rows, expected.rows)
+
+
+def test_another_collection_in_the_place_of_one_is_not_mistaken_for_it(tmp_path, own_cache):
+    """Its files have the names, the sizes and the times of the first one's."""
+    rows = drawn("random", 70)
+    made = collection(tmp_path / "c", rows)
+    nearest(made, rows[:2], 3, layer="second")
+    other = collection(tmp_path / "other", -rows)
+    names, theirs = (sorted(one.folder.glob("images.lance/data/*")) for one in (made, other))
+    about, data = names[0].stat(), theirs[0].read_bytes()
+    assert about.st_size == len(data)
+    names[0].write_bytes(data)
+    os.utime(names[0], ns=(about.st_atime_ns, about.st_mtime_ns))
+    search._mapped.cache_clear()
+    assert (nearest(opsin.Collection(made.folder), -rows[:2], 1, layer="second").distances < 1e-6).all()
+
+
+def test_the_cache_holds_nothing_of_earlier_states_and_of_collections_that_are_gone(tmp_path, own_cache):
+    rows = drawn("random", 70)
+    made, other = collection(tmp_path / "c", rows), collection(tmp_path / "other", -rows)
+    for searched in (made, other):
+        nearest(searched, rows[:2], 3, layer="second")
+    first = kept(own_cache)
+    add(made, rows)
+    nearest(made, rows[:2], 3, layer="second")
+    assert len(kept(own_cache)) == len(first) == 2
+    assert kept(own_cache) != first
+    shutil.rmtree(made.folder)
+    add(other, rows)
+    nearest(other, rows[:2], 3, layer="second")
+    assert len(kept(own_cache)) == 1
+
+
+def test_two_searches_may_build_the_cache_at_once(tmp_path, monkeypatch, own_cache):
     rows = drawn("random", 70)
     made = collection(tmp_path / "c", rows)
     first = nearest(made, rows[:2], 3, layer="second")
-    (place,) = made.folder.joinpath("cache").iterdir()
+    (place,) = kept(own_cache)
     shutil.rmtree(place)
+    search._mapped.cache_clear()
     write = Coarse.write
 
     def slow(folder, parts, width):
@@ -306,35 +380,14 @@ def test_two_searches_may_build_the_cache_at_once(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Coarse, "write", staticmethod(slow))
     assert torch.equal(nearest(made, rows[:2], 3, layer="second").rows, first.rows)
-    assert list(made.folder.joinpath("cache").iterdir()) == [place]
+    assert kept(own_cache) == [place]
 
 
-def test_a_cache_that_cannot_be_written_is_told(tmp_path):
+def test_a_cache_that_cannot_be_written_is_told(tmp_path, own_cache):
     made = collection(tmp_path / "c", drawn("random", 10))
-    Path(made.folder / "cache").write_text("")
+    (own_cache / "opsin").write_text("")
     with pytest.raises(opsin.InputError, match="cannot write to"):
         nearest(made, torch.zeros(1, 24), 3, layer="second")
-
-
-@pytest.mark.parametrize("begun", [False, True])
-def test_a_collection_that_may_only_be_read_is_searched(tmp_path, monkeypatch, begun):
-    rows = drawn("random", 70)
-    made = collection(tmp_path / "c", rows)
-    expected = nearest(made, rows[:2], 3, layer="second")
-    if not begun:
-        shutil.rmtree(made.folder / "cache")
-    held = sorted(made.folder.rglob("*"))
-    monkeypatch.setattr(search.os, "access", lambda *_: False)
-    monkeypatch.setattr(search, "user_cache_path", lambda name: tmp_path / name)
-    assert torch.equal(nearest(made, rows[:2], 3, layer="second").rows, expected.rows)
-    assert (tmp_path / "opsin").exists() is not begun  # what there is is used
-    nearest(made, rows[:2], 3, layer="second", metric="euclidean")
-    assert sorted(made.folder.rglob("*")) == held
-    # another collection in its place is not mistaken for it
-    shutil.rmtree(made.folder)
-    other = collection(tmp_path / "c", -rows)
-    assert torch.equal(nearest(other, -rows[:2], 3, layer="second").rows, expected.rows)
-    assert (nearest(other, rows[:2], 3, layer="second").distances > 0.01).all()
 
 
 def test_an_index_that_cannot_be_written_is_told(tmp_path, monkeypatch):
@@ -376,7 +429,7 @@ def test_an_index_gives_true_distances_and_says_that_it_may_miss_some(tmp_path, 
     with noting() as notes:
         found = nearest(made, queries, 5, layer="second", metric=metric, index=True)
     assert "approximate index" in notes[0]
-    assert made.table(store.IMAGES).describe_indices()
+    assert made.table(tables.IMAGES).describe_indices()
     true = angles(rows, queries) if metric == "cosine" else brute(rows, queries, 600)[1]
     if metric == "euclidean":
         order = brute(rows, queries, 600)[0]

@@ -11,7 +11,7 @@ from PIL import Image
 
 import nets
 import opsin
-from opsin.collection import scanning, store
+from opsin.collection import intake, scanning, tables
 
 MODEL = nets.model(nets.plain())
 USES = {
@@ -78,7 +78,7 @@ def damage(made, file, how):
 
 
 @pytest.mark.parametrize("how", ["half", "empty", "gone"])
-@pytest.mark.parametrize("table", [store.IMAGES, store.TALLIES, store.LABELS])
+@pytest.mark.parametrize("table", [tables.IMAGES, tables.TALLIES, tables.LABELS])
 def test_a_table_that_is_damaged_is_told(made, whole, table, how):
     damage(made, f"{table}/data/*", how)
     told = []
@@ -89,7 +89,7 @@ def test_a_table_that_is_damaged_is_told(made, whole, table, how):
             told.append(str(error))
     assert told
     assert all(one.startswith(f"{made.folder} is damaged: delete it and scan again (") for one in told)
-    if table == store.LABELS:  # which are written anew by each scan
+    if table == tables.LABELS:  # which are written anew by each scan
         assert scan(whole / "photos", made.folder).labels()
     else:
         with pytest.raises(opsin.InputError, match=str(made.folder)):
@@ -97,7 +97,7 @@ def test_a_table_that_is_damaged_is_told(made, whole, table, how):
 
 
 @pytest.mark.parametrize("how", ["half", "empty"])
-@pytest.mark.parametrize("table", [store.IMAGES, store.TALLIES, store.LABELS])
+@pytest.mark.parametrize("table", [tables.IMAGES, tables.TALLIES, tables.LABELS])
 def test_a_table_without_a_version_that_can_be_read_is_told_when_it_is_opened(made, table, how):
     damage(made, f"{table}/_versions/*.manifest", how)
     with pytest.raises(opsin.InputError, match=f"{made.folder} is damaged: delete it"):
@@ -138,7 +138,7 @@ def test_a_pinned_collection_stays_while_a_scan_goes_on(made, whole, monkeypatch
         looked.append(len(made))
         assert before.tally().mean.equal(mean)
 
-    monkeypatch.setattr(store.Collection, "tidy", look)
+    monkeypatch.setattr(intake.Intake, "tidy", look)
     shutil.copytree(whole / "photos", tmp_path / "more")
     facts = json.loads((made.folder / "record.json").read_text())
     facts["about"]["root"] = str(tmp_path / "more")

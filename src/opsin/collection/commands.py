@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from opsin.signals import exit_code
 from opsin.terminal import (
     DEFAULT_MODEL,
     OUT,
@@ -80,12 +81,12 @@ def scan(
     try:
         with progress():
             made = run(folder, model, folder_out, layers=layers or None, **settings)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         click.echo(
             f"opsin: stopped; {len(open_collection(folder_out)):,} images are kept, the same command goes on",
             err=True,
         )
-        sys.exit(130)
+        sys.exit(exit_code(interrupt))
     unread = made.unread()
     for why in list(unread.values())[:MOST_TOLD]:
         click.echo(f"not read: {why}", err=True)

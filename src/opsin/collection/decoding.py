@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import os
 import signal
 import sys
 from collections.abc import Generator, Iterator, Sequence
@@ -25,7 +24,6 @@ from opsin.collection.source import Entry, Source
 from opsin.errors import InputError
 from opsin.photos import Frame, decoded, fitted
 
-LOWEST = 19  # priority that a process can have
 THUMBNAIL = 160  # pixels, of the longer side
 QUALITY = 82  # of thumbnails, JPEG
 TASK = 8  # files that a worker decodes in one go
@@ -85,12 +83,9 @@ def _decode(source: Source, entry: Entry, cut: Cut) -> Decoded | Unread:
 
 
 def decoding(
-    source: Source, entries: Iterator[Entry], cut: Cut, workers: int, *, yielding: bool = False
+    source: Source, entries: Iterator[Entry], cut: Cut, workers: int
 ) -> Generator[Decoded | Unread, None, None]:
     """The entries decoded, in their order, by so many processes; never more than a few ahead.
-
-    Processes that are `yielding` leave the CPUs to a network that runs there, whose threads wait for
-    one another and so lose more time than the decoding takes (benchmarks/scanning.py).
 
     With no workers they are decoded here. Workers that die are started again, and their files taken anew.
     """
@@ -99,7 +94,7 @@ def decoding(
             yield _decode(source, entry, cut)
         return
     waiting: list[Future[list[Decoded | Unread]]] = []
-    crew = [_Worker(source, cut, yielding) for _ in range(workers)]
+    crew = [_Worker(source, cut) for _ in range(workers)]
     free = SimpleQueue[_Worker]()
     for one in crew:
         free.put(one)
@@ -134,8 +129,8 @@ class _Worker:
 
     starting = Lock()  # multiprocessing's list of children is no thread's own
 
-    def __init__(self, source: Source, cut: Cut, yielding: bool) -> None:
-        self.source, self.cut, self.yielding = source, cut, yielding
+    def __init__(self, source: Source, cut: Cut) -> None:
+        self.source, self.cut = source, cut
         self.process: SpawnProcess | None = None
 
     def decode(self, task: Sequence[Entry]) -> list[Decoded | Unread]:
@@ -155,7 +150,7 @@ class _Worker:
             self.pipe, theirs = context.Pipe()
             with theirs, self.starting, _without_main():
                 self.process = context.Process(
-                    target=_serve, args=(theirs, self.source, self.cut, self.yielding), daemon=True
+                    target=_serve, args=(theirs, self.source, self.cut), daemon=True
                 )
                 self.process.start()
         self.pipe.send(task)
@@ -171,11 +166,9 @@ class _Worker:
             self.process = None
 
 
-def _serve(pipe: Connection, source: Source, cut: Cut, yielding: bool) -> None:
+def _serve(pipe: Connection, source: Source, cut: Cut) -> None:
     """What a worker does until its parent is gone; it leaves interrupts to it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if yielding and hasattr(os, "nice"):
-        os.nice(LOWEST)
     with suppress(EOFError, OSError):
         while True:
             pipe.send(decode(source, pipe.recv(), cut))

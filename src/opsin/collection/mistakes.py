@@ -40,17 +40,14 @@ def mistakes(
     with noting() as notes:
         truth = truths(collection, model)
         confusion, right, errors = Counter[tuple[int, int]](), Counter[str](), list[tuple[float, int]]()
-        for batch in collection.batches(["id", "classes", "probabilities"]):
-            for id, classes, probabilities in zip(
-                *(column.to_pylist() for column in batch.columns), strict=True
-            ):
-                if id in truth and classes:
-                    confusion[truth[id], classes[0]] += 1
-                    right["top-1"] += classes[0] == truth[id]
-                    right["top-5"] += truth[id] in classes
-                    if classes[0] != truth[id]:
-                        errors.append((probabilities[0], id))
-            errors = sorted(errors, key=lambda one: (-one[0], one[1]))[:count]
+        for id, classes, probabilities in collection.seen():
+            if id in truth and classes:
+                confusion[truth[id], classes[0]] += 1
+                right["top-1"] += classes[0] == truth[id]
+                right["top-5"] += truth[id] in classes
+                if classes[0] != truth[id]:
+                    errors.append((probabilities[0], id))
+        errors = sorted(errors, key=lambda one: (-one[0], one[1]))[:count]
         total = sum(confusion.values())
         if not total:
             raise InputError(f"no image of {collection.folder} has both a label and a class")

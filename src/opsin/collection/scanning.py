@@ -3,10 +3,10 @@
 import json
 import os
 import secrets
-import shutil
 import tempfile
+import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -21,11 +21,13 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from opsin.batches import forward_batch
-from opsin.collection import store
+from opsin.collection.about import About, LayerAbout, about_model
 from opsin.collection.decoding import Cut, Decoded, Unread, decoding
+from opsin.collection.intake import Intake, RefusedError, storing, writing
 from opsin.collection.labels import FOLDERS, label, read_labels
-from opsin.collection.source import RECORD, Entry, Source
-from opsin.collection.store import About, Collection, LayerAbout
+from opsin.collection.source import Entry, Source
+from opsin.collection.store import Collection
+from opsin.collection.tables import BATCH, LABEL_SCHEMA, TOP_CLASSES, feature_column, schema
 from opsin.collection.tally import Tally
 from opsin.errors import InputError, at_least, unknown
 from opsin.folding import Folded
@@ -38,6 +40,7 @@ Chunks = Generator["Chunk", None, None]
 Engine = Literal["local", "ray"]
 PACKAGES = ("opsin", "torch", "pylance", "pillow", "numpy")
 LEAST_CHUNK, MOST_CHUNK, CHUNKS = 256, 4096, 64  # images that are taken in at once: the total / 64, within
+CHUNK_SECONDS, CHUNK_SHARE = 30.0, 0.05  # of the time so far: a kill loses no more than the longer of these
 WORKERS = 8  # processes that decode, at most, unless more are asked for
 
 
@@ -91,11 +94,11 @@ def scan(
     if next(source.entries(), None) is None:
         raise InputError(f"{folder} holds no images ({', '.join(sorted(SUFFIXES))})")
     named = None if labels in (None, FOLDERS) else read_labels(Path(labels), source.root)
-    facts = About(source.root, store.about_model(model), model.labels, abouts, top, versions(PACKAGES))
-    with _nothing_begun(place), store.writing(place):
-        made = store.create(place, facts, model)
+    about = About(source.root, about_model(model), model.labels, abouts, top, versions(PACKAGES))
+    with writing(place, about, model) as made:
         with tempfile.TemporaryFile("w+", encoding="utf-8", errors="surrogateescape") as spool:
-            _spool(source, made, spool)
+            with storing(place):
+                _spool(source, made, spool)
             if labels is None:
                 named = made.named_labels()
             elif named is not None:
@@ -112,22 +115,7 @@ def scan(
         if not len(made):
             why = next(iter(unread.values()))
             raise RefusedError(f"none of the {total} images below {folder} can be read: {why}")
-    return made
-
-
-class RefusedError(InputError):
-    """A scan that leaves no new collection behind."""
-
-
-@contextmanager
-def _nothing_begun(place: Path) -> Iterator[None]:
-    new = not (place / RECORD).is_file()
-    try:
-        yield
-    except RefusedError:
-        if new:
-            shutil.rmtree(place)
-        raise
+    return Collection(place)
 
 
 @dataclass(frozen=True)
@@ -165,16 +153,19 @@ def local(job: Job, entries: Iterator[Entry]) -> Chunks:
     Where the work is ended from outside, the chunk that was begun is handed on as far as it came.
     """
     workers = min(WORKERS, os.cpu_count() or 1) if job.workers is None else job.workers
-    on_cpu = job.model.device.type == "cpu"
-    stream = decoding(job.source, entries, Cut.of(job.model), workers, yielding=on_cpu)
+    stream = decoding(job.source, entries, Cut.of(job.model), workers)
     growing, done = Growing(job.model, job.layers, job.top), 0
+    began = handed_on = time.monotonic()
     try:
         for group in growing.groups(stream):
             growing.take(group)
             done += len(group)
             tell("scan", done, job.total)
-            if growing.size >= job.size:
+            now = time.monotonic()
+            is_old = now - handed_on > max(CHUNK_SECONDS, CHUNK_SHARE * (now - began))
+            if growing.size and (is_old or growing.size >= job.size):
                 yield growing.cut()
+                handed_on = now
     except GeneratorExit:
         raise
     except BaseException:
@@ -200,7 +191,7 @@ class Growing:
     def _begin(self) -> None:
         self.size = 0
         self.unread: list[Unread] = []
-        self.columns: dict[str, list[Any]] = {field.name: [] for field in store.schema(self.channels)}
+        self.columns: dict[str, list[Any]] = {field.name: [] for field in schema(self.channels)}
         self.tallies = [Tally.empty(channels, self.top) for channels in self.channels]
 
     def groups(self, stream: Iterable[Decoded | Unread]) -> Iterator[list[Decoded | Unread]]:
@@ -242,7 +233,7 @@ class Growing:
         for number, layer in enumerate(self.layers):
             maps = as_maps(run.channels(layer)[: len(good)])
             tallies.append(self.tallies[number].merged(Tally.of(maps, ids, self.top)))
-            features[store.feature_column(number)] = [run.pooled(layer)[: len(good)].float().cpu()]
+            features[feature_column(number)] = [run.pooled(layer)[: len(good)].float().cpu()]
         classes, probabilities = _best(self.model, run["output"][: len(good)])
         return tallies, {
             **features,
@@ -261,7 +252,7 @@ class Growing:
         """The chunk as it is; a new one begins."""
         number = secrets.randbits(62)
         self.columns["chunk"] = [number] * len(self.columns["id"])
-        wanted, arrays = store.schema(self.channels), []
+        wanted, arrays = schema(self.channels), list[pa.Array]()
         for field in wanted:
             values = self.columns[field.name]
             if field.name.startswith("features_"):
@@ -320,11 +311,11 @@ def _best(model: Model, output: Tensor) -> tuple[list[list[int]], list[list[floa
     """The most probable classes and their probabilities; none where the output is not one score a class."""
     if output.ndim != 2:
         return [[]] * len(output), [[]] * len(output)
-    best = model.probabilities(output).topk(min(store.TOP_CLASSES, output.shape[1]))
+    best = model.probabilities(output).topk(min(TOP_CLASSES, output.shape[1]))
     return best.indices.tolist(), best.values.tolist()
 
 
-def _take_in(made: Collection, chunks: Chunks) -> dict[str, str]:
+def _take_in(made: Intake, chunks: Chunks) -> dict[str, str]:
     """Append chunk by chunk; what could not be read, and why."""
     unread: dict[str, str] = {}
     with closing(chunks):
@@ -339,7 +330,7 @@ def _take_in(made: Collection, chunks: Chunks) -> dict[str, str]:
 # grow with it, but for 24 bytes an image of the collection.
 
 
-def _spool(source: Source, made: Collection, spool: IO[str]) -> None:
+def _spool(source: Source, made: Intake, spool: IO[str]) -> None:
     """The entries, and of a folder that cannot be listed the images that are known to lie below it."""
 
     def write(*entry: str | int) -> None:
@@ -359,7 +350,7 @@ def _entries(spool: IO[str]) -> Iterator[Entry]:
     return (Entry(*json.loads(line)) for line in spool)
 
 
-def _todo(made: Collection, spool: IO[str]) -> Callable[[IO[str]], Iterator[Entry]]:
+def _todo(made: Intake, spool: IO[str]) -> Callable[[IO[str]], Iterator[Entry]]:
     """Which entries are to be scanned; chunks that hold what has changed or is gone are forgotten."""
     columns = [made.column(name).to_numpy() for name in ("id", "version", "chunk")]
     order = columns[0].argsort()
@@ -385,10 +376,10 @@ def _todo(made: Collection, spool: IO[str]) -> Callable[[IO[str]], Iterator[Entr
 def _labelled(spool: IO[str], named: Mapping[str, str] | None) -> Iterator[pa.RecordBatch]:
     """The entries that have a label, with it."""
     entries = _entries(spool)
-    while some := list(islice(entries, store.BATCH)):
+    while some := list(islice(entries, BATCH)):
         pairs = [(entry.id, found) for entry in some if (found := label(entry, named))]
         if pairs:
-            yield pa.record_batch([pa.array(c) for c in zip(*pairs, strict=True)], schema=store.LABEL_SCHEMA)
+            yield pa.record_batch([pa.array(c) for c in zip(*pairs, strict=True)], schema=LABEL_SCHEMA)
 
 
 def _check(named: Mapping[str, str], table: str | Path, spool: IO[str]) -> None:

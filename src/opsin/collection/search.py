@@ -6,15 +6,20 @@ known, a row whose coarse distance exceeds the greatest of these by more than th
 All others are computed from the features themselves. The answer is exact, not likely.
 
 The coarse product is itself rounded to bfloat16, relative to its size. So that little is lost near the top,
-both hold columns with their squared norms, which make it -|q̃ - x̃|²: nought for equal vectors. Cosine
+both hold columns with their squared norms, which make it -|q̃ - x̃|²: zero for equal vectors. Cosine
 distance is half the squared distance of vectors of length one.
+
+The file lies in the user's own cache directory and never in the collection, which may come from somebody
+else: a wrong matrix would give wrong neighbours without a word. It is kept under the name of the collection's
+folder and of its data files with their sizes and times, of which one (ctime) cannot be set. When these change
+it is made anew, and the old one is deleted.
 """
 
-import json
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
@@ -27,8 +32,11 @@ from jaxtyping import Float, Int
 from platformdirs import user_cache_path
 from torch import Tensor
 
-from opsin.collection.store import CACHE, IMAGES, Collection, feature_column, matrix
+from opsin.collection.about import CollectionError
+from opsin.collection.store import Collection
+from opsin.collection.tables import IMAGES, feature_column, matrix
 from opsin.errors import InputError, unknown
+from opsin.records import as_json, read_json
 from opsin.results import CAUTION, note
 
 Metric = Literal["cosine", "euclidean"]
@@ -44,6 +52,7 @@ LEAST_INDEXED = 4096  # rows; fewer are searched faster without an index
 PROBES, REFINED = 32, 16  # lists of the index that are looked through; candidates for one answer
 LANCE_METRICS = {"cosine": "cosine", "euclidean": "L2"}
 FAR = torch.finfo(torch.bfloat16).max / 4  # the squared norm given to what holds NaN or infinities
+ROWS, FACTS, WHERE = "rows.bf16", "facts.json", "folder.txt"
 EXTRA = 4  # columns: the squared norm as the sum of two numbers, and twice a one for the query's
 
 
@@ -58,17 +67,36 @@ class Nearest:
     distances: Float[Tensor, "n k"]
 
 
+@dataclass(frozen=True)
+class CoarseFacts:
+    """What stands beside the rounded rows: how many there are, and the greatest |x - x̃| and |x̃|²."""
+
+    count: int
+    width: int
+    columns: int
+    error: float
+    norm: float
+
+
 class Coarse:
-    """The rounded rows of a matrix, in a file: (n, width + EXTRA, aligned) bfloat16."""
+    """The rounded rows of a matrix, in a file: (n, width + EXTRA, aligned) bfloat16.
+
+    Raises `InputError` where the file is not there or is not as long as it should be.
+    """
 
     def __init__(self, place: Path) -> None:
-        facts = json.loads((place / "facts.json").read_text("utf-8"))
-        self.count, self.width, self.columns = facts["count"], facts["width"], facts["columns"]
-        self.error, self.norm = facts["error"], facts["norm"]  # the greatest |x - x̃| and |x̃|²
+        facts = read_json(place / FACTS, CoarseFacts)
+        self.count, self.width, self.columns = facts.count, facts.width, facts.columns
+        self.error, self.norm = facts.error, facts.norm
         self.padded = -(-self.count // GROUP) * GROUP
-        size = self.padded * self.columns
-        file = str(place / "rows.bf16")
-        self.rows = torch.from_file(file, shared=False, size=size, dtype=torch.bfloat16).view(
+        size, file = self.padded * self.columns, place / ROWS
+        try:
+            length = file.stat().st_size
+        except OSError as error:
+            raise InputError(f"{file} cannot be read: {error.strerror}") from error
+        if length != size * torch.bfloat16.itemsize:  # the process would die where it reads beyond the end
+            raise InputError(f"{file} is damaged: it has {length} bytes")
+        self.rows = torch.from_file(str(file), shared=False, size=size, dtype=torch.bfloat16).view(
             -1, self.columns
         )
 
@@ -77,7 +105,7 @@ class Coarse:
         """Round the rows of a matrix, given part by part, into a new folder."""
         columns = -(-(width + EXTRA) // ALIGNMENT) * ALIGNMENT
         count, error, norm = 0, 0.0, 0.0
-        with (place / "rows.bf16").open("wb") as file:
+        with (place / ROWS).open("wb") as file:
             for part in parts:
                 rounded = _rounded(part, columns, query=False)
                 known = rounded[:, width] < FAR
@@ -90,8 +118,8 @@ class Coarse:
             far = torch.zeros((-count % GROUP, columns), dtype=torch.bfloat16)
             far[:, width] = 4 * FAR  # rows that only fill up lie farthest from all
             file.write(far.view(torch.int16).numpy().data)
-        facts = {"count": count, "width": width, "columns": columns, "error": error, "norm": norm}
-        (place / "facts.json").write_text(json.dumps(facts), "utf-8")
+        facts = CoarseFacts(count, width, columns, error, norm)
+        (place / FACTS).write_text(as_json(asdict(facts)), "utf-8")
 
     def nearest(
         self,
@@ -154,10 +182,10 @@ def nearest(
 ) -> Nearest:
     """The images of a collection whose features are nearest, by row.
 
-    Cosine distance is 1 - cos (of nought and anything else 1), Euclidean distance |q - x|. The first
-    search of a collection rounds its features into its cache, or into the user's where the collection may
-    not be written; where that would not fit into the free memory, or with `index`, it builds an index of
-    Lance's instead, whose answers are near but not always the nearest: a note says so.
+    Cosine distance is 1 - cos (of zero and anything else 1), Euclidean distance |q - x|. The first search of
+    a collection rounds its features into the user's cache directory; where that would not fit into the free
+    memory, or with `index`, it builds an index of Lance's instead, whose answers are near but not always the
+    nearest: a note says so.
     """
     if metric not in get_args(Metric):
         raise unknown("metric", metric, get_args(Metric))
@@ -166,11 +194,10 @@ def nearest(
     width = collection.about.layers[number].channels
     if queries.shape[1] != width:
         raise InputError(f"features of {width} numbers are searched for, not of {queries.shape[1]}")
-    table = collection.table(IMAGES)
-    if table is None or not table.count_rows():
+    if not (count := len(collection)):
         raise InputError(f"{collection.folder} holds no images yet")
 
-    if index or 2 * table.count_rows() * width > FREE_SHARE * _free_memory():
+    if index or 2 * count * width > FREE_SHARE * _free_memory():
         note(f"{CAUTION}found with an approximate index: some nearer images may be missing")
         return _indexed(collection, queries.float(), k, number, metric)
 
@@ -180,40 +207,62 @@ def nearest(
     def take(rows: Int[Tensor, " m"]) -> Tensor:
         return shaped(torch.from_numpy(collection.features(layer, rows.tolist())))
 
-    place = _kept(collection, table, f"{feature_column(number)}-{metric}-{table.version}")
-    if not place.is_dir():
+    place = _kept(collection, f"{feature_column(number)}-{metric}")
+    try:
+        coarse = _mapped(place)
+    except InputError:  # it has not been made yet, or only in part
         parts = (
             shaped(torch.from_numpy(matrix(batch.column(0), width)))
             for batch in collection.batches([feature_column(number)])
         )
-        try:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=place.parent, ignore_cleanup_errors=True) as fresh:
-                Coarse.write(Path(fresh), parts, shaped(queries).shape[1])
-                Path(fresh).rename(place)
-        except OSError as error:
-            if not place.is_dir():  # nor has another search made it meanwhile
-                raise InputError(f"cannot write to {place.parent}: {error.strerror or error}") from error
-    with collection.reading(IMAGES):  # a scan that ends takes the cache away
-        stat = (place / "facts.json").stat()
-        coarse = _mapped(place, stat.st_ino, stat.st_mtime_ns)
+        _make(place, parts, shaped(queries).shape[1], collection.folder)
+        coarse = _mapped(place)
     found = coarse.nearest(shaped(queries.float()), k, take)
     return Nearest(found.rows, found.distances.square() / 2) if metric == "cosine" else found
 
 
-def _kept(collection: Collection, table: lance.LanceDataset, name: str) -> Path:
-    """Where rounded features lie: with the collection, or if that is not ours to write with the user's."""
-    own = collection.folder / CACHE
-    if (own / name).is_dir() or os.access(own if own.exists() else collection.folder, os.W_OK):
-        return own / name
-    files = [file.path for fragment in table.get_fragments() for file in fragment.data_files()]
-    told = sha256("\n".join(files).encode()).hexdigest()  # every file that Lance writes has a new name
-    return user_cache_path("opsin") / "collections" / told[:32] / name
+def _kept(collection: Collection, name: str) -> Path:
+    """Where the rounded features of a collection are kept, as it is now."""
+    place = collection.folder.resolve()
+    with collection.reading(IMAGES) as table:
+        assert table is not None
+        told = [str(table.version)]
+        for path in sorted(file.path for part in table.get_fragments() for file in part.data_files()):
+            about = (place / IMAGES / "data" / path).stat()
+            told.append(f"{path} {about.st_size} {about.st_mtime_ns} {about.st_ctime_ns}")
+    folder, state = (sha256(os.fsencode(text)).hexdigest()[:32] for text in (str(place), "\n".join(told)))
+    return user_cache_path("opsin") / "collections" / folder / state / name
+
+
+def _make(place: Path, parts: Iterator[Float[Tensor, "m d"]], width: int, folder: Path) -> None:
+    """Round the features of the collection in `folder` into the cache."""
+    state = place.parent
+    try:
+        state.mkdir(parents=True, exist_ok=True)
+        (state.parent / WHERE).write_bytes(os.fsencode(folder.resolve()))
+        shutil.rmtree(place, ignore_errors=True)  # a damaged one
+        with tempfile.TemporaryDirectory(dir=state, ignore_cleanup_errors=True) as fresh:
+            Coarse.write(Path(fresh), parts, width)
+            Path(fresh).rename(place)
+    except OSError as error:
+        if not place.is_dir():  # nor has another search made it meanwhile
+            raise InputError(f"cannot write to {state}: {error.strerror or error}") from error
+    _delete_stale(state)
+
+
+def _delete_stale(state: Path) -> None:
+    """Delete what the cache holds of earlier states of this collection, and of collections that are gone."""
+    stale = [other for other in state.parent.iterdir() if other.is_dir() and other != state]
+    for where in state.parent.parent.glob(f"*/{WHERE}"):
+        if not os.path.lexists(os.fsdecode(where.read_bytes())):
+            stale.append(where.parent)
+    for folder in stale:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @lru_cache(MAPPED)
-def _mapped(place: Path, *_: int) -> Coarse:
-    """A coarse matrix, kept mapped from one search to the next; the numbers tell one file from another."""
+def _mapped(place: Path) -> Coarse:
+    """A coarse matrix, kept mapped from one search to the next."""
     return Coarse(place)
 
 
@@ -221,41 +270,47 @@ def _indexed(
     collection: Collection, queries: Float[Tensor, "q d"], k: int, layer: int, metric: Metric
 ) -> Nearest:
     """The answer of Lance's index, which is built where the features that there are now have none."""
-    table, column = collection.table(IMAGES), feature_column(layer)
-    assert table is not None
-    count, width = table.count_rows(), queries.shape[1]
-    name = f"{column}_{metric}"
-    known = {one.name for one in table.describe_indices()}
-    if count >= LEAST_INDEXED and name not in known:
-        try:
-            for other in known & {f"{column}_{one}" for one in LANCE_METRICS}:
-                table.drop_index(other)  # Lance uses but one index of a column
-            parts = next(d for d in (16, 8, 4, 2, 1) if width % d == 0)
-            table.create_index(
-                column,
-                "IVF_PQ",
-                name=name,
-                metric=LANCE_METRICS[metric],
-                num_partitions=int(count**0.5),
-                num_sub_vectors=width // parts,
-            )
-        except OSError as error:
-            raise InputError(f"cannot write an index into {collection.folder}: {error}") from error
-    order = collection.ids()
+    column, order = feature_column(layer), collection.ids()
     by_id = order.argsort()
     rows, distances = [], []
-    for query in queries:
-        asked = {"column": column, "q": query.numpy(), "k": k, "metric": LANCE_METRICS[metric]}
-        found = table.to_table(
-            columns=["id", "_distance"], nearest={**asked, "nprobes": PROBES, "refine_factor": REFINED}
-        )
-        places = by_id[order.searchsorted(found["id"].to_numpy(), sorter=by_id)]
-        away = torch.tensor(found["_distance"].to_numpy(), dtype=torch.float64)
-        missing = (0, k - len(places))
-        rows.append(torch.nn.functional.pad(torch.tensor(places), missing, value=-1))
-        distances.append(torch.nn.functional.pad(away, missing, value=torch.inf))
+    with collection.reading(IMAGES) as table:
+        assert table is not None
+        _build_index(collection.folder, table, column, metric)
+        for query in queries:
+            asked = {"column": column, "q": query.numpy(), "k": k, "metric": LANCE_METRICS[metric]}
+            found = table.to_table(
+                columns=["id", "_distance"], nearest={**asked, "nprobes": PROBES, "refine_factor": REFINED}
+            )
+            places = by_id[order.searchsorted(found["id"].to_numpy(), sorter=by_id)]
+            away = torch.tensor(found["_distance"].to_numpy(), dtype=torch.float64)
+            missing = (0, k - len(places))
+            rows.append(torch.nn.functional.pad(torch.tensor(places), missing, value=-1))
+            distances.append(torch.nn.functional.pad(away, missing, value=torch.inf))
     away = torch.stack(distances)
     return Nearest(torch.stack(rows), away if metric == "cosine" else away.clamp(min=0).sqrt())
+
+
+def _build_index(folder: Path, table: lance.LanceDataset, column: str, metric: Metric) -> None:
+    """Give a column the index that is asked for, where it has none and is long enough to need one."""
+    name, count = f"{column}_{metric}", table.count_rows()
+    known = {index.name for index in table.describe_indices()}
+    if count < LEAST_INDEXED or name in known:
+        return
+    width = table.schema.field(column).type.list_size
+    try:
+        for other in known & {f"{column}_{other}" for other in LANCE_METRICS}:
+            table.drop_index(other)  # Lance uses but one index of a column
+        parts = next(d for d in (16, 8, 4, 2, 1) if width % d == 0)
+        table.create_index(
+            column,
+            "IVF_PQ",
+            name=name,
+            metric=LANCE_METRICS[metric],
+            num_partitions=int(count**0.5),
+            num_sub_vectors=width // parts,
+        )
+    except OSError as error:
+        raise CollectionError(f"cannot write an index into {folder}: {error}") from error
 
 
 def _free_memory() -> int:
@@ -263,7 +318,7 @@ def _free_memory() -> int:
 
 
 def directions(values: Float[Tensor, "n d"]) -> Float[Tensor, "n d+1"]:
-    """Vectors of length one; nought has a direction of its own, at right angles to all others."""
+    """Vectors of length one; zero has a direction of its own, at right angles to all others."""
     none = ~values.any(1, keepdim=True)
     tiny = torch.finfo(torch.float32).tiny
     return torch.cat([torch.nn.functional.normalize(values.float(), dim=1, eps=tiny), none.float()], 1)

@@ -17,7 +17,8 @@ from opsin.backward import differentiating
 from opsin.batches import chunks, forward_batch
 from opsin.collection.findings import Findings, Shot, record
 from opsin.collection.scanning import as_maps
-from opsin.collection.store import Collection, Row, opened
+from opsin.collection.store import Collection, opened
+from opsin.collection.tables import Row
 from opsin.custom import CustomFunctions
 from opsin.errors import InputError, NetworkError, unknown
 from opsin.images import enlarged
