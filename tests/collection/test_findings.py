@@ -77,6 +77,7 @@ def test_findings_are_saved_and_loaded(tmp_path):
     assert names == {
         "index.html",
         "facts.json",
+        "manifest.json",
         "record.json",
         "values.npz",
         *(f"00{i}.jpg" for i in range(5)),
@@ -172,6 +173,17 @@ def write_own(place):
 
 
 SCAN = "scan photos -m net.py:good --workers 0 -l 0.4 -l 2 --top 4 -o col"
+
+
+@pytest.fixture
+def call(call):
+    """Run the command line; the collections' network is code, so that it is named wherever no other one is."""
+
+    def run(*words):
+        named = () if "-m" in words else ("-m", "net.py:good")
+        return call(*words, *named)
+
+    return run
 
 
 @pytest.fixture
@@ -277,8 +289,8 @@ def test_a_command_may_be_run_again(here, call):
         ("neighbours col query.png -m net.py:larger", "other preprocessing: size [32, 32], not [48, 48]"),
         ("neighbours col --index", "--index goes with photos"),
         ("neighbours col -l 0.5", "unknown layer of the collection '0.5'"),
-        ("neighbours col query.png -o photos", "holds something that Opsin did not write"),
-        ("neighbours col query.png -o col", "holds something that Opsin did not write"),
+        ("neighbours col query.png -o photos", "photos holds 'green bird/2.png', which Opsin did not write"),
+        ("neighbours col query.png -o col", "which Opsin did not write"),
         ("units nowhere", "nowhere is no collection"),
         ("units col -l 0.3", "unknown layer of the collection '0.3'; nearest: 0.4"),
         ("units col -u 6", "layer '0.4' has the channels 0 to 5, not 6"),

@@ -173,13 +173,17 @@ def test_pipes_are_no_photos(tmp_path):
 def test_what_opsin_wrote_is_passed_over(tmp_path, scheme):
     image = nets.images(1)
     opsin.saliency(nets.model(nets.plain()), image).save(tmp_path / "out/saliency")
-    fill(tmp_path, "a.png", "data/b.png", "odd/c.png", "list/d.png", "page/assets/e.png")
+    fill(tmp_path, "a.png", "data/b.png", "odd/c.png", "list/d.png", "made/assets/e.png", "kind/f.png")
+    fill(tmp_path, ".opsin-killed/g.png")
     assert (tmp_path / "out/saliency/000.png").is_file()
-    (tmp_path / "page/record.json").write_text(json.dumps({"kind": "Report"}))
+    (tmp_path / "made/record.json").write_text(json.dumps({"kind": "Collection"}))
     (tmp_path / "data/record.json").write_text(json.dumps({"title": "not ours"}))
+    (tmp_path / "kind/record.json").write_text(json.dumps({"kind": "a wedding"}))
+    (tmp_path / "kind/manifest.json").write_text(json.dumps({"name": "of a web page"}))
     (tmp_path / "odd/record.json").write_bytes(b"\xff{")
     (tmp_path / "list/record.json").write_text("3")
-    assert sorted(found(f"{scheme}{tmp_path}")) == ["a.png", "data/b.png", "list/d.png", "odd/c.png"]
+    theirs = ["a.png", "data/b.png", "kind/f.png", "list/d.png", "odd/c.png"]
+    assert sorted(found(f"{scheme}{tmp_path}")) == theirs
     assert found(f"{scheme}{tmp_path}/out/saliency") == ["000.png"]  # unless it is what is asked for
 
 
