@@ -314,7 +314,7 @@ def test_of_a_path_and_a_name_the_path_is_taken(tmp_path):
         (b"path,species\na,b\n", "one of label, class"),
         (b"", "it needs one of"),
         (b"path,label\n\xff,b\n", "cannot be read as a CSV"),
-        (None, "cannot be read as a CSV of labels: .*No such file"),
+        (None, "cannot be read: No such file"),
     ],
 )
 def test_a_wrong_csv_is_told_before_anything_is_written(root, tmp_path, data, told):
@@ -664,7 +664,8 @@ def test_a_disk_that_is_full_is_told_and_the_collection_stays_readable(tmp_path,
     photos(tmp_path / "photos", 90, first=8)
     done = script(tmp_path, FULL, tmp_path / "photos", tmp_path / "out", room)
     assert done.returncode == 0, done.stderr
-    assert f"no room left to write {tmp_path / 'out'}" in done.stdout
+    told = "no room left to write" if room else "cannot write to"  # not even the temporary file
+    assert f"{told} {tmp_path / 'out'}" in done.stdout
     part = opsin.Collection(tmp_path / "out")
     assert {row.path for row in kept} <= {row.path for row in rows(part)}
     assert len(part) < 98

@@ -40,7 +40,7 @@ class Intake(Collection):
 
     def append(self, rows: pa.Table, tallies: Sequence[Tally], chunk: int) -> None:
         """Take one chunk in, or nothing of it."""
-        with storing(self.folder):
+        with _changing(self.folder):
             lance.write_dataset(tally_table(tallies, chunk), self.folder / TALLIES, mode="append")
             lance.write_dataset(rows, self.folder / IMAGES, mode="append")
 
@@ -48,14 +48,14 @@ class Intake(Collection):
         """Drop whole chunks."""
         if not chunks:
             return
-        with storing(self.folder):
+        with _changing(self.folder):
             for name in (IMAGES, TALLIES):
                 if (table := self.table(name)) is not None:
                     table.delete(f"chunk in ({', '.join(map(str, chunks))})")
 
     def write_labels(self, batches: Iterator[pa.RecordBatch], named: Mapping[str, str] | None = None) -> None:
         """Put these in place of all labels; `named` are those of a CSV."""
-        with storing(self.folder):
+        with _changing(self.folder):
             write_facts(self.folder, NAMED, named)
             lance.write_dataset(
                 pa.RecordBatchReader.from_batches(LABEL_SCHEMA, batches),
@@ -70,7 +70,7 @@ class Intake(Collection):
 
     def tidy(self) -> None:
         """Join small fragments, drop tallies without images and old versions."""
-        with storing(self.folder):
+        with _changing(self.folder):
             for name in (IMAGES, TALLIES, LABELS):
                 table = self.table(name)
                 if table is None:
@@ -169,21 +169,29 @@ def _unlock(folder: Path) -> None:
 
 @contextmanager
 def storing(folder: Path) -> Iterator[None]:
-    """Raise `InputError` where there is no room, nothing can be written, or what is there is damaged."""
+    """Raise `InputError` where there is no room, or where nothing can be written."""
     try:
         yield
-    except InputError:
-        raise
     except OSError as error:
         if not (error.errno in FULL or any(text in str(error) for text in FULL_TEXTS)):
             raise _cannot_write(folder, error) from error
         raise InputError(
             f"no room left to write {folder}: it holds all that was taken in so far; make room and scan again"
         ) from error
-    except BaseException as error:
-        if not is_damage(error):
+
+
+@contextmanager
+def _changing(folder: Path) -> Iterator[None]:
+    """Raise `InputError` where tables cannot be written, or what is in them is damaged."""
+    with storing(folder):
+        try:
+            yield
+        except (OSError, InputError):
             raise
-        raise damaged(folder, said(error)) from error
+        except BaseException as error:
+            if not is_damage(error):
+                raise
+            raise damaged(folder, said(error)) from error
 
 
 def _take_away(folder: Path) -> None:

@@ -6,7 +6,7 @@ import secrets
 import tempfile
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -95,21 +95,22 @@ def scan(
         raise InputError(f"{folder} holds no images ({', '.join(sorted(SUFFIXES))})")
     named = None if labels in (None, FOLDERS) else read_labels(Path(labels), source.root)
     about = About(source.root, about_model(model), model.labels, abouts, top, versions(PACKAGES))
-    with writing(place, about, model) as made:
-        with tempfile.TemporaryFile("w+", encoding="utf-8", errors="surrogateescape") as spool:
-            with storing(place):
-                _spool(source, made, spool)
-            if labels is None:
-                named = made.named_labels()
-            elif named is not None:
-                _check(named, labels, spool)
-            made.write_labels(_labelled(spool, named), named)
-            todo = _todo(made, spool)
-            total = sum(1 for _ in todo(spool))
-            size = min(MOST_CHUNK, max(LEAST_CHUNK, total // CHUNKS))
-            job = Job(source, model, tuple(names), top, size, total, workers)
-            found = run(job, todo(spool))
-            unread = _take_in(made, found)
+    with writing(place, about, model) as made, ExitStack() as spooling:
+        with storing(place):
+            spool = spooling.enter_context(
+                tempfile.TemporaryFile("w+", encoding="utf-8", errors="surrogateescape")
+            )
+            _spool(source, made, spool)
+        if labels is None:
+            named = made.named_labels()
+        elif named is not None:
+            _check(named, labels, spool)
+        made.write_labels(_labelled(spool, named), named)
+        todo = _todo(made, spool)
+        total = sum(1 for _ in todo(spool))
+        size = min(MOST_CHUNK, max(LEAST_CHUNK, total // CHUNKS))
+        job = Job(source, model, tuple(names), top, size, total, workers)
+        unread = _take_in(made, run(job, todo(spool)))
         made.write_unread(unread)
         made.tidy()
         if not len(made):
@@ -343,6 +344,7 @@ def _spool(source: Source, made: Intake, spool: IO[str]) -> None:
                 for path, version in zip(*(column.to_pylist() for column in batch.columns), strict=True):
                     if path.startswith(os.fsencode(entry.path)):
                         write(os.fsdecode(path), version)
+    spool.flush()
 
 
 def _entries(spool: IO[str]) -> Iterator[Entry]:
