@@ -11,6 +11,7 @@ from skimage import data
 
 import opsin
 from opsin import registry, watch
+from opsin.signals import handling
 
 NET = """
 import time, torch, opsin
@@ -477,7 +478,8 @@ def test_progress_is_told_in_lines_where_stderr_is_no_terminal(here, call, monke
 SLOW = ("photo.png", "--patch", "2", "--stride", "1", "-m", "net.py:slow")
 INTERRUPTED = """
 import signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background has it ignored
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background has it ignored,
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # and nohup this one
 from opsin import cli, watch
 watch.TELL_EVERY = 0.05
 sys.argv = ["opsin", *sys.argv[1:]]
@@ -526,3 +528,16 @@ def test_other_work_that_is_terminated_leaves_nothing(here, by):
     assert code == 128 + by
     assert "Traceback" not in err
     assert {path for path in here.rglob("*") if "__pycache__" not in path.parts} == before
+
+
+def test_a_signal_that_is_ignored_stays_ignored():
+    heard = []
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        with handling(lambda number, _: heard.append(number)):
+            signal.raise_signal(signal.SIGHUP)
+            signal.raise_signal(signal.SIGTERM)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert heard == [signal.SIGTERM]
