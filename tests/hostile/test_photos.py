@@ -18,6 +18,9 @@ from hostile import photos
 from opsin.collection.source import Source
 from opsin.photos import LARGEST_FILE_VARIABLE, folder_photos, open_photo
 
+pytestmark = pytest.mark.filterwarnings("ignore:lance is not fork-safe")
+
+
 HANGS = 120  # seconds after which a test is given up: it waits for a pipe
 MEMORY = 8 * 2**30  # bytes of address space of a process that may read without end
 MODEL = nets.model(nets.plain())
