@@ -16,7 +16,7 @@ from opsin.collection.map import Map, Spot
 from opsin.records import Record
 from opsin.results import Gallery, Heatmap, Panel, Picture, Pictures
 
-RECORD = Record("saliency", "a paper, 2013", {"target": "1"}, {"name": "n", "sha256": "0" * 9}, {"torch": "2"})
+RECORD = Record("saliency", "a paper, 2013", {"target": "1"}, {"name": "n", "sha256": "0"}, {"torch": "2"})
 
 
 def results() -> dict[str, opsin.Result]:
