@@ -11,6 +11,9 @@ import click
 from click.core import ParameterSource
 
 from opsin.errors import InputError
+from opsin.files import read_regular
+from opsin.folders import RECORD
+from opsin.records import LARGEST
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -76,7 +79,7 @@ def reopen_model(known: Mapping[str, Any], name: str | None, weights: str | None
             f"{folder} was made with {network}, which is code or comes from a hub: "
             f"if you trust it, name it with {shlex.join(words)}"
         )
-    if saved and weights is None:
+    if weights is None and saved not in ([], ["random"]):
         click.echo(f"opsin: reading the weights {saved[0]}, which {folder} names", err=True)
     return open_model(network, weights or next(iter(saved), None))
 
@@ -123,8 +126,9 @@ def open_photos(photos: tuple[str, ...], target: str | None = None) -> "list[tup
 def is_collection(path: str) -> bool:
     """Whether a folder is a collection, told without opening its tables."""
     try:
-        about = json.loads((Path(path) / "record.json").read_text("utf-8", "surrogateescape"))
-    except (OSError, ValueError):
+        record = read_regular(Path(path) / RECORD, LARGEST)
+        about = json.loads(record.decode("utf-8", "surrogateescape"))
+    except (ValueError, RecursionError):  # InputError is a ValueError
         return False
     return isinstance(about, dict) and about.get("kind") == "Collection"
 

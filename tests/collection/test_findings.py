@@ -177,7 +177,7 @@ SCAN = "scan photos -m net.py:good --workers 0 -l 0.4 -l 2 --top 4 -o col"
 
 @pytest.fixture
 def call(call):
-    """Run the command line; the collections' network is code, so that it is named wherever no other one is."""
+    """Run the command line; the collections' network is code, so it is named where no other one is."""
 
     def run(*words):
         named = () if "-m" in words else ("-m", "net.py:good")

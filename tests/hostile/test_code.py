@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+import opsin
+
 EVIL = """
 from pathlib import Path
 Path("executed").touch()
@@ -13,8 +15,9 @@ def net():
     import torch, opsin
     torch.manual_seed(0)
     layers = [torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()]
+    labels = ["cats", "dogs", "birds", "fish", "frogs"]
     network = torch.nn.Sequential(*layers, torch.nn.Linear(4, 5)).eval()
-    return opsin.Model(network, mean=[0.5] * 3, std=[0.5] * 3, size=32, name="evil")
+    return opsin.Model(network, mean=[0.5] * 3, std=[0.5] * 3, size=32, name="evil", labels=labels)
 """
 # Every command that opens the network again that a collection or a result was made with.
 SURFACES = {
@@ -66,7 +69,8 @@ def test_a_file_of_code_is_run_only_where_the_user_names_it(sent, call, surface)
     assert "if you trust it, name it with --model sent/evil.py:net" in err
     assert not Path("executed").exists()
     assert not Path("out").exists()
-    call(*words, "-m", "sent/evil.py:net", "-o", "out")
+    code, _, err = call(*words, "-m", "sent/evil.py:net", "-o", "out")
+    assert (code, err) == (0, "")
     assert Path("executed").exists()
 
 
@@ -102,6 +106,12 @@ def test_weights_that_a_record_names_are_said(sent, call):
     assert code == 2
     assert "opsin: reading the weights weights.pt, which sent/result names" in err
     assert "unknown weights file 'weights.pt'" in err
+
+
+def test_networks_that_are_known_by_name_are_opened_again(sent, call):
+    network = opsin.load("torchvision:resnet18", weights="random")
+    opsin.class_model(network, "conv1:0", steps=1).save("known")
+    assert call("resume", "known", "--steps", "2") == (0, "known\n", "")
 
 
 def test_the_help_says_that_a_file_is_run(call):
