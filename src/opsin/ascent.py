@@ -19,7 +19,7 @@ from opsin.backward import differentiating
 from opsin.canvas import Canvas, Pixels
 from opsin.errors import InputError, NetworkError, unknown
 from opsin.model import Model
-from opsin.objectives import SEVERAL, Objective
+from opsin.objectives import Objective, separated
 from opsin.progress import Enough, report
 from opsin.progress import Step as Progress
 from opsin.results import Picture, Pictures, note
@@ -373,7 +373,7 @@ def climb(
 
 def climbed(found: Climb, target: Objective, model: Model) -> Pictures:
     """The result of a climb towards a target: of a classifier with the class that it sees in the picture."""
-    names = SEVERAL.split(target.name) if target.count > 1 else [target.name] * len(found.images)
+    names = separated(target.name) if target.count > 1 else [target.name] * len(found.images)
     panels = []
     seen = named(model, found.images)
     for index, (name, image) in enumerate(zip(names, found.images, strict=True)):

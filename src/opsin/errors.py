@@ -1,6 +1,7 @@
 """What can go wrong, said so that the reader knows what was passed and what would be valid."""
 
 import difflib
+import sys
 from collections.abc import Iterable
 
 LONGEST = 200  # letters of a name that an error repeats
@@ -38,3 +39,11 @@ def unknown(kind: str, name: str, valid: Iterable[str], also: str = "") -> Input
 def shortened(text: str) -> str:
     """The text, or the beginning of a long one."""
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
+
+
+def shown(value: object) -> str:
+    """A value as an error repeats it."""
+    try:
+        return shortened(repr(value))
+    except ValueError:  # Python does not write whole numbers that are longer
+        return f"a number of more than {sys.get_int_max_str_digits():,} digits"

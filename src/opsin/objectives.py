@@ -11,12 +11,15 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import interpolate, normalize
 
-from opsin.errors import InputError
+from opsin.errors import InputError, shown
 from opsin.model import Activations, is_distribution
 from opsin.results import CAUTION, note
 
-SEVERAL = re.compile(r";\s*(?![^()]*\))")  # between objectives of several images; not in a class's name
 SMALL = 1e-12  # keeps roots differentiable at zero
+LARGEST = torch.finfo(torch.float32).max  # of a number: single precision holds no larger one
+MOST_EXPONENT = 20  # of a prior: its power of a picture is a number still, and so is the gradient
+
+Combine = Callable[[Tensor, Tensor], Tensor]
 
 
 class Place(NamedTuple):
@@ -55,6 +58,7 @@ class Objective:
     single: Callable[[Activations, int], "Objective"] | None = None
     count: int = 1  # of the images that it asks different things of
     terms: tuple[Term, ...] = ()
+    chain: "tuple[tuple[Combine, Objective], ...]" = ()  # the parts of a sum, each with how it is taken in
 
     def for_image(self, activations: Activations, index: int) -> "Objective":
         """What this objective asks of image `index` of the run: the same of any batch made from it.
@@ -70,6 +74,7 @@ class Objective:
         return self._with(other, " - ", torch.sub)
 
     def __mul__(self, weight: float) -> "Objective":
+        _finite(weight)
         return Objective(
             f"{_written(weight)}*{self._bracketed()}",
             self.layers,
@@ -84,22 +89,48 @@ class Objective:
     def __neg__(self) -> "Objective":
         return -1.0 * self
 
-    def _with(
-        self, other: "Objective", sign: str, combine: Callable[[Tensor, Tensor], Tensor]
-    ) -> "Objective":
+    def _with(self, other: "Objective", sign: str, combine: Combine) -> "Objective":
         right = other._bracketed() if sign == " - " else other.name
         terms = self.terms + (-1.0 * other if combine is torch.sub else other).terms
+        chain = (*(self.chain or ((torch.add, self),)), (combine, other))  # long sums are no deep recursion
+
+        def score(activations: Activations) -> Tensor:
+            total = chain[0][1].score(activations)
+            for take_in, part in chain[1:]:
+                total = take_in(total, part.score(activations))
+            return total
+
+        def single(activations: Activations, index: int) -> Objective:
+            total = chain[0][1].for_image(activations, index)
+            for take_in, part in chain[1:]:
+                own = part.for_image(activations, index)
+                total = total - own if take_in is torch.sub else total + own
+            return total
+
         return Objective(
             self.name + sign + right,
             tuple(dict.fromkeys(self.layers + other.layers)),
-            lambda a: combine(self.score(a), other.score(a)),
-            lambda a, i: self.for_image(a, i)._with(other.for_image(a, i), sign, combine),
+            score,
+            single,
             max(self.count, other.count),
             terms if self.terms and other.terms else (),
+            chain,
         )
 
     def _bracketed(self) -> str:
         return f"({self.name})" if re.search(r" [+-] ", self.name) else self.name
+
+
+def separated(text: str) -> list[str]:
+    """The objectives of several images that a text names, between semicolons that stand in no brackets."""
+    parts, depth, start = [], 0, 0
+    for match in re.finditer(r"[();]", text):
+        if match.group() != ";":
+            depth += 1 if match.group() == "(" else -1
+        elif depth <= 0:
+            parts.append(text[start : match.start()])
+            start = match.end()
+    return [part.strip() for part in (*parts, text[start:])]
 
 
 def logit(index: int, name: str | None = None) -> Objective:
@@ -162,6 +193,8 @@ def neuron(layer: str, index: int) -> Objective:
 
 def direction(layer: str, vector: Sequence[float]) -> Objective:
     """The mean over positions of a layer's features along a direction: Σ_k v_k A_k."""
+    for value in vector:
+        _finite(value)
     named = ", ".join(_written(value) for value in vector)
 
     def score(activations: Activations) -> Tensor:
@@ -292,6 +325,7 @@ def content_match(layer: str, wanted: Float[Tensor, "1 c h w"], scale: float = 1
 
 def total_variation(beta: float = 2.0) -> Objective:
     """Minus the image's total variation: -Σ ((x(i, j+1) - x(i, j))² + (x(i+1, j) - x(i, j))²)^(β/2)."""
+    _check_exponent(beta)
 
     def score(activations: Activations) -> Tensor:
         x = activations["image"]
@@ -304,8 +338,14 @@ def total_variation(beta: float = 2.0) -> Objective:
 
 def norm(alpha: float = 2.0, centre: Tensor | float = 0.0, unit: Tensor | float = 1.0) -> Objective:
     """Minus the image's α-norm to the power α: -Σ |(x - centre) / unit|^α."""
+    _check_exponent(alpha)
+    numbers = [alpha]
+    if not isinstance(centre, Tensor) and not isinstance(unit, Tensor) and (centre, unit) != (0, 1):
+        numbers += [_finite(centre), _finite(unit)]
+        if not unit:
+            raise InputError("the unit of a norm is not zero")
     return Objective(
-        f"norm({_written(alpha)})",
+        f"norm({', '.join(map(_written, numbers))})",
         ("image",),
         lambda a: -((a["image"] - centre) / unit).abs().pow(alpha).flatten(1).sum(1),
     )
@@ -333,6 +373,18 @@ def pinned(target: Objective, run: Activations) -> Objective:
 def _wide(values: Tensor) -> Tensor:
     """In single precision where it is half: squares and sums overflow there."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def _finite(number: float) -> float:
+    """The number. Raises `InputError` where single precision does not hold it."""
+    if not abs(number) <= LARGEST:
+        raise InputError(f"numbers in a target are finite, in single precision: {shown(number)} is not")
+    return number
+
+
+def _check_exponent(exponent: float) -> None:
+    if not 1 <= exponent <= MOST_EXPONENT:
+        raise InputError(f"the exponent of a prior is from 1 to {MOST_EXPONENT}, not {shown(exponent)}")
 
 
 def _written(number: float) -> str:

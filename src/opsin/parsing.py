@@ -20,15 +20,20 @@ import numpy as np
 from torch import Tensor
 
 from opsin import objectives
-from opsin.errors import InputError, unknown
+from opsin.errors import InputError, shortened, shown, unknown
 from opsin.model import Model
-from opsin.objectives import SEVERAL, Objective, channel, each, logit, predicted, unit
+from opsin.objectives import LARGEST, Objective, channel, each, logit, predicted, separated, unit
 
 UNIT = re.compile(r"^(?P<layer>.+):(?P<channel>\d+)(@(?P<row>\d+), ?(?P<column>\d+))?$")
-TERM = re.compile(r"^(?:(?P<weight>[+-]?\d*\.?\d+(?:e[+-]?\d+)?)\s*\*\s*)?(?P<body>.+)$")
+NUMBER = r"[+-]?(?:\d+(?:\.\d+)?|\.\d+)(?:e[+-]?\d+)?"
+TERM = re.compile(rf"^(?:(?P<weight>{NUMBER})\s*\*\s*)?(?P<body>.+)$", re.DOTALL)
 CALL = re.compile(r"^(?P<name>[a-z_]+)\((?P<arguments>[^()]*)\)$")
-NUMBERED = re.compile(r"(\d+)( \(([^()]|\([^()]*\))*\))?")  # an index, with the class's name behind it
+# An index, with the class's name behind it
+NUMBERED = re.compile(r"(?P<index>\d+)(?: \((?P<name>(?:[^()]|\([^()]*\))*)\))?")
 MAX_CANDIDATES = 12
+LONGEST_TARGET = 100_000  # letters; a direction of some thousand channels is the longest
+MOST_NESTED = 50  # brackets within brackets
+MOST_DIGITS = 18  # of an index
 
 
 def resolve(target: object, model: Model, n: int | None = None) -> Objective:
@@ -50,7 +55,7 @@ def resolve(target: object, model: Model, n: int | None = None) -> Objective:
         return logit(target, _class_name(target, model))
     if isinstance(target, str):
         return parse(target, model)
-    raise InputError(f"a target is a class, a text or an Objective, got {target!r}")
+    raise InputError(f"a target is a class, a text or an Objective, got {shown(target)}")
 
 
 def one_each(target: object, model: Model, n: int) -> list[Any]:
@@ -67,16 +72,21 @@ def _separate(target: object, model: Model) -> object:
     if isinstance(target, Tensor | np.ndarray | np.generic):
         return target.tolist()
     if isinstance(target, str):
-        several = SEVERAL.search(target) and class_named(target, model.labels or ()) is None
-        return SEVERAL.split(target) if several else target
+        parts = separated(target)
+        return parts if len(parts) > 1 and class_named(target, model.labels or ()) is None else target
     return list(target) if isinstance(target, Sequence) else target
 
 
 def parse(text: str, model: Model) -> Objective:
-    """The objective that `text` writes, in the form that this module's docstring shows."""
+    """The objective that `text` writes, in the form that this module's docstring shows.
+
+    Raises `InputError` on a text that means nothing, and beyond 100,000 letters or 50 brackets in each other.
+    """
     text = text.strip()
     if not text:
         raise InputError("an empty target: give a class, or layer:channel")
+    if len(text) > LONGEST_TARGET:
+        raise InputError(f"a target has at most {LONGEST_TARGET:,} letters, not {len(text):,}")
     if text == predicted().name:
         return predicted()
     if model.labels and (index := _class_index(text, model, strict=False)) is not None:
@@ -97,8 +107,10 @@ def _pieces(text: str) -> list[str]:
         elif depth == 0:
             pieces += [text[start : match.start()], found.strip()]
             start = match.end()
+        if depth > MOST_NESTED:
+            raise InputError(f"target {shortened(text)!r} has more than {MOST_NESTED} brackets in each other")
     if depth:
-        raise InputError(f"target {text!r} has a bracket without its other half")
+        raise InputError(f"target {shortened(text)!r} has a bracket without its other half")
     return [*pieces, text[start:]]
 
 
@@ -106,8 +118,9 @@ def _term(text: str, model: Model) -> Objective:
     match = TERM.match(text.strip())
     if match is None:
         raise InputError("an empty target: give a class, or layer:channel")
+    weight = 1.0 if match["weight"] is None else _number(match["weight"])
     objective = _atom(match["body"].strip(), model)
-    return objective if match["weight"] is None else float(match["weight"]) * objective
+    return objective if match["weight"] is None else weight * objective
 
 
 def _atom(text: str, model: Model) -> Objective:
@@ -119,14 +132,28 @@ def _atom(text: str, model: Model) -> Objective:
         if _class_index(text, model, strict=False) is None:
             raise unknown("objective", match["name"], CALLS)
     if match := UNIT.match(text):
-        layer, index = match["layer"], int(match["channel"])
+        layer, index = match["layer"], _whole(match["channel"])
         model.call(layer)  # raises on a layer that is not there
         if match["row"] is None:
             return channel(layer, index)
-        return unit(layer, index, int(match["row"]), int(match["column"]))
+        return unit(layer, index, _whole(match["row"]), _whole(match["column"]))
     found = _class_index(text, model, strict=True)
     assert found is not None
     return logit(found, _class_name(found, model))
+
+
+def _number(text: str) -> float:
+    """A number in a target. Raises `InputError` on what single precision does not hold, naming it."""
+    number = float(text)
+    if not abs(number) <= LARGEST:
+        raise InputError(f"{shortened(text)} in a target is no finite number, or too large")
+    return number
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > MOST_DIGITS:
+        raise InputError(f"{shortened(digits)} in a target is too large for an index")
+    return int(digits)
 
 
 CALLS: dict[str, Callable[..., Objective]] = {
@@ -142,13 +169,14 @@ def _called(name: str, arguments: list[str], model: Model) -> Objective:
     for one in layer:
         model.call(one)  # raises on a layer that is not there
     try:
-        kind = int if name == "neuron" else float
+        kind: Callable[[str], float] = int if name == "neuron" else _number
         numbers = [kind(part) for part in arguments[len(layer) :] if part]
         if name == "direction":
             return objectives.direction(layer[0], numbers)
         return CALLS[name](*layer, *numbers)
     except (TypeError, ValueError) as error:
-        raise InputError(f"target {name}({', '.join(arguments)}) does not fit: {error}") from error
+        call, why = shortened(f"{name}({', '.join(arguments)})"), shortened(str(error))
+        raise InputError(f"target {call} does not fit: {why}") from error
 
 
 def _class_name(index: int, model: Model) -> str:
@@ -157,17 +185,28 @@ def _class_name(index: int, model: Model) -> str:
 
 
 def _class_index(text: str, model: Model, *, strict: bool) -> int | None:
-    """The class of this index, name or unique part of a name; not `strict`, `None` where there is none."""
-    if numbered := NUMBERED.fullmatch(text):
-        return int(numbered[1])
+    """The class of this index, name or unique part of a name; not `strict`, `None` where there is none.
+
+    Raises `InputError` on an index with the name of another class behind it.
+    """
     labels = model.labels or ()
+    numbered = NUMBERED.fullmatch(text)
+    index = _whole(numbered["index"]) if numbered else None
+    if numbered and index is not None:
+        known = labels[index] if index < len(labels) else None
+        if known is None or numbered["name"] is None or class_named(numbered["name"], [known]) == 0:
+            return index
     found = class_named(text, labels)
     if found is not None:
         return found
+    if numbered and index is not None:
+        raise InputError(f"class {index} is {labels[index]!r}, not {shortened(numbered['name'])!r}")
     if not strict:
         return None
     if not labels:
-        raise InputError(f"{model.name} has no class names, so {text!r} cannot be one: give its index")
+        raise InputError(
+            f"{model.name} has no class names, so {shortened(text)!r} cannot be one: give its index"
+        )
     if text in model.calls:
         raise InputError(f"{text!r} is a layer: name a channel of it, as {text}:0")
     raise unknown("class", text, [part.strip() for label in labels for part in label.split(",")])
@@ -180,6 +219,8 @@ def class_named(text: str, names: Sequence[str]) -> int | None:
     """
     labels = [label.lower() for label in names]
     wanted = text.lower()
+    if len(wanted) > max(map(len, labels), default=0):
+        return None
     synonyms = [[part.strip() for part in label.split(",")] for label in labels]
     for found in (
         [i for i, label in enumerate(labels) if label == wanted],

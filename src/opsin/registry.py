@@ -10,9 +10,10 @@ import functools
 import hashlib
 import importlib
 import inspect
+import math
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -20,7 +21,7 @@ from pathlib import Path
 from types import MappingProxyType, NoneType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, ParamSpec, TypeVar, get_args, get_origin
 
-from opsin.errors import InputError
+from opsin.errors import InputError, shown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,6 +34,7 @@ Photos = Literal["each", "whole", "together"]
 PACKAGES = ("opsin", "torch", "torchvision", "timm", "numpy", "pillow")
 FOLDER = Path(__file__).parent / "techniques"
 LARGEST = 2**63 - 1  # of a whole number that torch takes
+MOST_PIXELS = 2**15  # of a side of pictures that are made, and of what is done to them
 
 
 @dataclass(frozen=True)
@@ -391,24 +393,32 @@ def _checked(name: str, parameter: Parameter, value: Any) -> Any:
     if value is None and NoneType in kinds:
         return None
     kind = kinds[0]
-    if hasattr(value, "item") and not isinstance(value, str):  # a number of NumPy or torch
-        value = value.item()
+    if hasattr(value, "item"):  # a number of NumPy or torch
+        with suppress(ValueError, RuntimeError):  # several, or of a tensor without numbers
+            value = value.item()
     if parameter.choices:
-        if value not in parameter.choices:
+        if not isinstance(value, str) or value not in parameter.choices:
             raise InputError(
-                f"{name}: {parameter.name} is one of {', '.join(parameter.choices)}, not {value!r}"
+                f"{name}: {parameter.name} is one of {', '.join(parameter.choices)}, not {shown(value)}"
             )
         return value
     numeric = (int, float) if kind is float else kind
     if not isinstance(value, numeric) or (isinstance(value, bool) and kind is not bool):
-        raise InputError(f"{name}: {parameter.name} is a {getattr(kind, '__name__', kind)}, not {value!r}")
+        raise InputError(
+            f"{name}: {parameter.name} is a {getattr(kind, '__name__', kind)}, not {shown(value)}"
+        )
+    if kind is float:
+        with suppress(OverflowError):  # a whole number that no float can be
+            value = float(value)
+        if not isinstance(value, float) or not math.isfinite(value):
+            raise InputError(f"{name}: {parameter.name} is a finite number, not {shown(value)}")
     if kind is int and abs(value) > LARGEST:
-        raise InputError(f"{name}: {parameter.name} is at most {LARGEST}, not {value}")
+        raise InputError(f"{name}: {parameter.name} is at most {LARGEST}, not {shown(value)}")
     if arg.least is not None and not value >= arg.least:
-        raise InputError(f"{name}: {parameter.name} is at least {arg.least:g}, not {value}")
+        raise InputError(f"{name}: {parameter.name} is at least {arg.least:.12g}, not {shown(value)}")
     if arg.most is not None and not value <= arg.most:
-        raise InputError(f"{name}: {parameter.name} is at most {arg.most:g}, not {value}")
-    return float(value) if kind is float else value
+        raise InputError(f"{name}: {parameter.name} is at most {arg.most:.12g}, not {shown(value)}")
+    return value
 
 
 @functools.cache

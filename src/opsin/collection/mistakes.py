@@ -6,9 +6,11 @@ from pathlib import Path
 import torch
 
 from opsin.collection import store
+from opsin.collection.about import damaged
 from opsin.collection.findings import Findings, Shot, Table, record, seen_as
 from opsin.collection.search import nearest
 from opsin.collection.store import Collection, opened
+from opsin.collection.tables import IMAGES
 from opsin.errors import InputError, at_least
 from opsin.model import Model
 from opsin.progress import steps
@@ -41,6 +43,8 @@ def mistakes(
         truth = truths(collection, model)
         confusion, right, errors = Counter[tuple[int, int]](), Counter[str](), list[tuple[float, int]]()
         for id, classes, probabilities in collection.seen():
+            if classes and model.classes is not None and classes[0] >= model.classes:
+                raise damaged(collection.folder, f"{IMAGES}: class {classes[0]} of {model.classes}")
             if id in truth and classes:
                 confusion[truth[id], classes[0]] += 1
                 right["top-1"] += classes[0] == truth[id]

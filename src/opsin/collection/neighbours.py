@@ -92,7 +92,9 @@ def leave_one_out(
     own = [labels.get(one) for one in ids]
     rows = [row for row, label in enumerate(own) if label is not None]
     if len(rows) < 2:
-        raise InputError(f"{len(rows)} of {len(own)} images have a label: see `opsin scan --labels`")
+        raise InputError(
+            f"{len(rows)} of {len(own)} images have a label in {collection.folder}: see `opsin scan --labels`"
+        )
     values = torch.from_numpy(collection.features(layer))
     votes = {}
     with noting() as notes:

@@ -15,7 +15,6 @@ A collection may come from anybody, and may be damaged: whatever is read is chec
 """
 
 import hashlib
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -137,8 +136,8 @@ class Collection:
         refuse_links(self.folder, name)
         if not place.exists():
             return None
-        for entry in os.scandir(place):  # data, versions, indices: a scan deletes what is old in them
-            refuse_links(self.folder, f"{name}/{entry.name}")
+        for part in place.iterdir():  # data, versions, indices: a scan deletes what is old in them
+            refuse_links(self.folder, f"{name}/{part.name}")
         if not any((place / "_versions").glob("*.manifest")):
             return None
         table = lance.dataset(place)

@@ -7,7 +7,7 @@ from opsin.ascent import Constraint, climb, climbed
 from opsin.errors import InputError
 from opsin.model import Model
 from opsin.objectives import norm
-from opsin.registry import Arg, Target, technique
+from opsin.registry import MOST_PIXELS, Arg, Target, technique
 from opsin.results import Pictures, note
 from opsin.transforms import blurred
 
@@ -32,16 +32,19 @@ def class_model(
     model: Model,
     target: Target,
     steps: Annotated[int, Arg("gradient steps", least=1)] = 200,
-    rate: Annotated[float, Arg("mean change of a channel's value in a step, in deviations", least=0)] = 0.02,
+    rate: Annotated[
+        float, Arg("mean change of a channel's value in a step, in deviations", least=0, most=1000)
+    ] = 0.02,
     l2: Annotated[
-        float | None, Arg("λ, of the squared norm; by default 1e-4, of published settings 0", least=0)
+        float | None,
+        Arg("λ of the squared norm; by default 1e-4, in published settings 0", least=0, most=1e6),
     ] = None,
     settings: Annotated[
         Literal["own", "yosinski_1", "yosinski_2", "yosinski_3", "yosinski_4"],
         Arg("Yosinski's published regularisation, in place of the five settings below"),
     ] = "own",
     decay: Annotated[float, Arg("share of the picture lost in a step", least=0, most=1)] = 0.0,
-    blur: Annotated[float, Arg("Gaussian blur, pixels", least=0)] = 0.0,
+    blur: Annotated[float, Arg("Gaussian blur, pixels", least=0, most=MOST_PIXELS)] = 0.0,
     blur_every: Annotated[int, Arg("steps between blurs", least=1)] = EVERY,
     small_norm: Annotated[
         float, Arg("per cent of pixels of least norm set to zero", least=0, most=100)

@@ -13,7 +13,7 @@ from opsin.images import enlarged, longest, resized
 from opsin.model import Model
 from opsin.objectives import Objective, dream_match, energy
 from opsin.objectives import channel as one_channel
-from opsin.registry import Arg, Layers, technique
+from opsin.registry import MOST_PIXELS, Arg, Layers, technique
 from opsin.results import Picture, Pictures
 from opsin.techniques.texture import noise
 from opsin.transforms import affine, jitter
@@ -32,19 +32,23 @@ def deepdream(
     model: Model,
     images: Float[Tensor, "n 3 h w"],
     layers: Layers = None,
-    channel: Annotated[int | None, Arg("of the layer; by default all of them", least=0)] = None,
+    channel: Annotated[int | None, Arg("channel of the layer; by default all of them", least=0)] = None,
     guide: Annotated[Sequence[Tensor], Arg("a second image to dream of", "images")] = (),
     start: Annotated[Literal["photo", "noise"], Arg("where it begins")] = "photo",
     steps: Annotated[int, Arg("for every octave", least=1)] = 15,
-    rate: Annotated[float, Arg("mean change of a channel's value in a step", least=0)] = 0.008,
-    octaves: Annotated[int, Arg("sizes, from small to full", least=1)] = 4,
-    ratio: Annotated[float, Arg("of one octave's size to the last one's", least=1.05)] = 1.4,
-    shift: Annotated[int, Arg("jitter, pixels; at least half a tile where there are tiles", least=0)] = 32,
-    size: Annotated[int | None, Arg("longer side of the dream; by default the photo's", least=16)] = None,
+    rate: Annotated[float, Arg("mean change of a channel's value in a step", least=0, most=1)] = 0.008,
+    octaves: Annotated[int, Arg("sizes, from small to full", least=1, most=100)] = 4,
+    ratio: Annotated[float, Arg("size ratio between octaves", least=1.05, most=10)] = 1.4,
+    shift: Annotated[
+        int, Arg("jitter, pixels; at least half a tile where there are tiles", least=0, most=MOST_PIXELS)
+    ] = 32,
+    size: Annotated[
+        int | None, Arg("longer side of the dream; by default the photo's", least=16, most=MOST_PIXELS)
+    ] = None,
     tile: Annotated[int, Arg("pixels: larger pictures are dreamt in tiles of this side", least=64)] = 512,
-    frames: Annotated[int, Arg("of a journey into the dream: each one is dreamt again", least=1)] = 1,
-    zoom: Annotated[float, Arg("of one frame to the next", least=1)] = 1.05,
-    seed: Annotated[int, Arg("of the shifts and the noise")] = 0,
+    frames: Annotated[int, Arg("number of film frames; each starts from the one before", least=1)] = 1,
+    zoom: Annotated[float, Arg("zoom factor between frames", least=1, most=10)] = 1.05,
+    seed: Annotated[int, Arg("random seed of the shifts and the noise", least=0)] = 0,
 ) -> Pictures:
     """Gradient ascent on the energy ½ mean(A²) of layers, in octaves: x ← x + rate · g / mean|g|.
 

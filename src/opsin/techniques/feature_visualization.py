@@ -7,7 +7,7 @@ from opsin.canvas import Fourier
 from opsin.errors import InputError
 from opsin.model import Model
 from opsin.objectives import diversity
-from opsin.registry import Arg, Target, technique
+from opsin.registry import MOST_PIXELS, Arg, Target, technique
 from opsin.results import Pictures
 from opsin.transforms import affine, jitter
 
@@ -22,16 +22,19 @@ def feature_visualization(
     model: Model,
     target: Target,
     steps: Annotated[int, Arg("gradient steps", least=1)] = 512,
-    rate: Annotated[float, Arg("of Adam, in the spectrum's unit", least=0)] = 0.05,
+    rate: Annotated[float, Arg("Adam's rate, in the spectrum's unit", least=0, most=10)] = 0.05,
     pictures: Annotated[int, Arg("how many different ones of a single target", least=1)] = 1,
     variety: Annotated[
-        float, Arg("weight of their difference at the target's layer, where there are several", least=0)
+        float,
+        Arg("weight of their difference at the target's layer, where there are several", least=0, most=1e6),
     ] = 1.0,
-    shift: Annotated[int, Arg("jitter, pixels", least=0)] = 16,
-    turn: Annotated[float, Arg("rotation, degrees", least=0)] = 10.0,
+    shift: Annotated[int, Arg("jitter, pixels", least=0, most=MOST_PIXELS)] = 16,
+    turn: Annotated[float, Arg("rotation, degrees", least=0, most=180)] = 10.0,
     zoom: Annotated[float, Arg("share by which it is enlarged or reduced", least=0, most=0.9)] = 0.1,
-    size: Annotated[int | None, Arg("side in pixels; by default the model's", least=16)] = None,
-    seed: Annotated[int, Arg("of the first picture and the random changes")] = 0,
+    size: Annotated[
+        int | None, Arg("side in pixels; by default the model's", least=16, most=MOST_PIXELS)
+    ] = None,
+    seed: Annotated[int, Arg("random seed of the first picture and the changes", least=0)] = 0,
 ) -> Pictures:
     """The image that maximises an objective, sought in a decorrelated spectrum under random small changes.
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from opsin.ascent import climb, named
 from opsin.canvas import Fourier
 from opsin.model import Model
-from opsin.objectives import match, norm, total_variation
+from opsin.objectives import MOST_EXPONENT, match, norm, total_variation
 from opsin.registry import Arg, Layers, technique
 from opsin.results import Picture, Pictures
 
@@ -28,15 +28,18 @@ def inversion(
     model: Model,
     images: Float[Tensor, "n 3 h w"],
     layers: Layers = None,
-    steps: Annotated[int, Arg("of Adam, for every layer", least=1)] = 300,
-    rate: Annotated[float, Arg("of Adam, in the spectrum's unit; it falls to a tenth", least=0)] = 0.05,
-    alpha: Annotated[float, Arg("exponent α of the norm", least=1)] = 6.0,
-    norm_weight: Annotated[float, Arg("λ_α, of the norm", least=0)] = 2.16e8,
-    beta: Annotated[float, Arg("exponent β of the total variation", least=1)] = 2.0,
+    steps: Annotated[int, Arg("steps of Adam, for every layer", least=1)] = 300,
+    rate: Annotated[
+        float, Arg("Adam's rate, in the spectrum's unit; it falls to a tenth", least=0, most=10)
+    ] = 0.05,
+    alpha: Annotated[float, Arg("exponent α of the norm", least=1, most=MOST_EXPONENT)] = 6.0,
+    norm_weight: Annotated[float, Arg("λ_α of the norm", least=0, most=1e12)] = 2.16e8,
+    beta: Annotated[float, Arg("exponent β of the total variation", least=1, most=MOST_EXPONENT)] = 2.0,
     variation_weight: Annotated[
-        float | None, Arg("λ_β, of the total variation; by default theirs: 0.5, 5 or 50 by depth", least=0)
+        float | None,
+        Arg("λ_β of the total variation; by default theirs: 0.5, 5 or 50 by depth", least=0, most=1e6),
     ] = None,
-    seed: Annotated[int, Arg("of the noise")] = 0,
+    seed: Annotated[int, Arg("random seed of the noise", least=0)] = 0,
 ) -> Pictures:
     """Images whose features at a layer equal the photo's.
 

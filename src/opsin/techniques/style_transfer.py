@@ -16,7 +16,7 @@ from opsin.model import Model
 from opsin.objectives import Objective, content_match
 from opsin.photos import MIN_SIDE
 from opsin.pooling import AveragePooling
-from opsin.registry import Arg, Layers, technique
+from opsin.registry import MOST_PIXELS, Arg, Layers, technique
 from opsin.results import Picture, Pictures
 from opsin.techniques.texture import ACTIVATION, DEFAULT_RATES, first_activations, likeness, noise, unit
 
@@ -44,20 +44,21 @@ def style_transfer(
     ] = (),
     content: Layers = None,
     layers: Layers = None,
-    ratio: Annotated[float, Arg("α/β, of content to style", least=0)] = 1e-2,
-    size: Annotated[int, Arg("longer side of the picture, pixels", least=16)] = 512,
+    ratio: Annotated[float, Arg("α/β, content to style", least=0, most=1e6)] = 1e-2,
+    size: Annotated[int, Arg("longer side of the picture, pixels", least=16, most=MOST_PIXELS)] = 512,
     steps: Annotated[int, Arg("at the first scale; half as many at every further one", least=1)] = 200,
     optimiser: Annotated[Optimiser, Arg("lbfgs as the paper, adam or plain gradients")] = "lbfgs",
     rate: Annotated[
-        float | None, Arg("of the optimiser; by default 1 of lbfgs, 0.02 of the others", least=0)
+        float | None,
+        Arg("rate; by default 1 for lbfgs, 0.02 for adam, 0.005 for gradient", least=0, most=100),
     ] = None,
     start: Annotated[Literal["content", "noise"], Arg("where it begins")] = "content",
     keep_colours: Annotated[bool, Arg("take the style's brightness only")] = False,
     pooling: Annotated[
-        Literal["average", "maximum"], Arg("of the network; average as the paper")
+        Literal["average", "maximum"], Arg("how the network pools; average as the paper")
     ] = "average",
     tile: Annotated[int, Arg("pixels: larger pictures are worked in tiles of this side", least=64)] = 768,
-    seed: Annotated[int, Arg("of the noise")] = 0,
+    seed: Annotated[int, Arg("random seed of the noise", least=0)] = 0,
 ) -> Pictures:
     """An image with the photo's features and the style's Gram matrices: arg min_x α L_content + β L_style.
 

@@ -14,7 +14,7 @@ from opsin.images import longest, resized
 from opsin.model import Model
 from opsin.objectives import Objective, gram, gram_match
 from opsin.pooling import AveragePooling
-from opsin.registry import Arg, Layers, technique
+from opsin.registry import MOST_PIXELS, Arg, Layers, technique
 from opsin.results import Picture, Pictures
 
 DEFAULT_RATES = {"lbfgs": 1.0, "adam": 0.02, "gradient": 0.005}  # the last two found by trial
@@ -36,18 +36,21 @@ def texture(
     model: Model,
     images: Float[Tensor, "n 3 h w"],
     layers: Layers = None,
-    size: Annotated[int, Arg("side of the new texture, pixels", least=16)] = 256,
-    source: Annotated[int, Arg("longer side that the photo is reduced to, pixels", least=16)] = 256,
-    steps: Annotated[int, Arg("of the optimiser", least=1)] = 200,
+    size: Annotated[int, Arg("side of the new texture, pixels", least=16, most=MOST_PIXELS)] = 256,
+    source: Annotated[
+        int, Arg("longer side that the photo is reduced to, pixels", least=16, most=MOST_PIXELS)
+    ] = 256,
+    steps: Annotated[int, Arg("steps of the optimiser", least=1)] = 200,
     optimiser: Annotated[Optimiser, Arg("lbfgs as the paper, adam or plain gradients")] = "lbfgs",
     rate: Annotated[
-        float | None, Arg("of the optimiser; by default 1 of lbfgs, 0.02 of the others", least=0)
+        float | None,
+        Arg("rate; by default 1 for lbfgs, 0.02 for adam, 0.005 for gradient", least=0, most=100),
     ] = None,
     pooling: Annotated[
-        Literal["average", "maximum"], Arg("of the network; average as the paper")
+        Literal["average", "maximum"], Arg("how the network pools; average as the paper")
     ] = "average",
     tile: Annotated[int, Arg("pixels: larger textures are worked in tiles of this side", least=64)] = 768,
-    seed: Annotated[int, Arg("of the noise")] = 0,
+    seed: Annotated[int, Arg("random seed of the noise", least=0)] = 0,
 ) -> Pictures:
     """An image whose Gram matrices are the photo's: arg min_x Σ_l E_l, from noise.
 
