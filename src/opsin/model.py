@@ -400,7 +400,11 @@ class Model:
             raise NetworkError(
                 f"the output of {self.name} depends on none of its layers (an untrained classifier of zeros?)"
             )
-        raise NetworkError(f"{self.name} has no layer with a spatial extent before its output")
+        hidden = next((call.name for call in self.calls.values() if not call.readable), None)
+        raise NetworkError(
+            f"{self.name} has no layer with a spatial extent before its output"
+            + (f" that gives real numbers in a dense tensor, which {hidden!r} does not" if hidden else "")
+        )
 
     def weigh(self) -> Weighed:
         """The fingerprint of the network's weights, and whether all are finite.
@@ -474,7 +478,7 @@ class Model:
                 module = self.network.get_submodule(layer)
                 module.register_forward_hook(partial(hook, layer), with_kwargs=True)
             try:
-                return functional_call(self.network, weights, (x,)) if weights else self.network(x)
+                return functional_call(self.network, dict(weights), (x,)) if weights else self.network(x)
             except _Stop:
                 return None
             except (OpsinError, torch.OutOfMemoryError):

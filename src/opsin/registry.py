@@ -245,6 +245,7 @@ def _run(
     from opsin import images as photos
     from opsin.ascent import Trail, trailing
     from opsin.backward import lacks_memory
+    from opsin.finite import caution
     from opsin.model import Model
     from opsin.records import Record
     from opsin.results import CAUTION, Heatmap, Picture, Pictures, note, noting
@@ -267,8 +268,16 @@ def _run(
         pictures["images"] = given["images"]
         arguments["images"] = _seen(given["images"])
         given["images"] = _placed(given["images"], model)
+    unsure: list[str] = []
+
+    def see(scores: Tensor) -> None:
+        if not unsure and not scores.isfinite().all():
+            unsure.append("the target's score")
+
     for parameter in about.parameters.values():
         _take(about, parameter, given, arguments, pictures)
+        if parameter.arg.role == "target":
+            given[parameter.name] = given[parameter.name].watched(see)
 
     def record() -> Record:
         facts: dict[str, Any] = {"name": model.name, "sha256": weights.fingerprint, "load": model.loaded}
@@ -300,6 +309,8 @@ def _run(
             raise
         if isinstance(result, Heatmap) and (blank := result.blank()):
             note(f"{CAUTION}the map is zero everywhere on image {', '.join(map(str, blank))}")
+        if parts := [*unsure, *result.not_finite()]:
+            caution(model, given.get("images"), parts)
     return finished(result, trail) if about.climbs else replace(result, record=record())
 
 

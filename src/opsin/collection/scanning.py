@@ -303,7 +303,7 @@ def classifier_input(model: Model) -> str:
         if features.shape[1] == weight.shape[1] and run["output"].ndim == 2:
             output = linear(features, weight, bias)
             if output.shape == run["output"].shape and torch.allclose(
-                output, run["output"], rtol=1e-2, atol=1e-2
+                output, run["output"].to(output), rtol=1e-2, atol=1e-2
             ):
                 return call.name
     return model.default_layer
