@@ -1,13 +1,13 @@
 """Which weights a network holds."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from opsin.untouched import all_modules, is_dense, versions
+from opsin.untouched import all_modules, is_dense
 
 
 class Weighed:
@@ -23,7 +23,7 @@ class Weighed:
             self.finite = self.finite and bool(flat.isfinite().all())
         self.fingerprint = digest.hexdigest()
         tensors, self._packed = _held(network)
-        self._versions = versions(tensors)
+        self._versions = _versions(tensors)
         # Edits through `tensor.data` change numbers without counting a version
         readable = [t.detach() for t in tensors if is_dense(t) and t.numel()]
         samples = [t[tuple(side // 2 for side in t.shape)].view(1) for t in readable]
@@ -34,11 +34,15 @@ class Weighed:
     def holds(self, network: nn.Module) -> bool:
         """Whether the network has the tensors that were weighed, unchanged."""
         tensors, packed = _held(network)
-        same = versions(tensors) == self._versions and list(map(id, packed)) == list(map(id, self._packed))
+        same = _versions(tensors) == self._versions and list(map(id, packed)) == list(map(id, self._packed))
         return same and all(map(torch.equal, self._look(), self._read))
 
     def _look(self) -> list[Tensor]:
         return [torch.cat(views).nan_to_num() for views in self._samples]
+
+
+def _versions(tensors: Sequence[Tensor]) -> list[tuple[int, int, int]]:
+    return [(id(t), t.data_ptr() if is_dense(t) else 0, t._version) for t in tensors]
 
 
 def _stored(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -50,7 +54,7 @@ def _stored(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def _held(network: nn.Module) -> tuple[list[Tensor], list[torch.ScriptObject]]:
-    """The parameters and buffers of all modules, and the objects that quantised layers hold in their place."""
+    """All parameters and buffers, and the objects that quantised layers hold in their place."""
     modules = all_modules(network)
     tensors = [t for m in modules for t in (*m._parameters.values(), *m._buffers.values()) if t is not None]
     return tensors, [v for m in modules for v in vars(m).values() if isinstance(v, torch.ScriptObject)]

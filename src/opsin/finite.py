@@ -14,8 +14,28 @@ from opsin.results import CAUTION, note
 LISTED = 4  # parts of a result that a caution names
 
 
+class Scores:
+    """Whether all scores of a target were finite; not all of what a technique makes of them need be."""
+
+    def __init__(self) -> None:
+        self._finite = True
+
+    def see(self, scores: Float[Tensor, " n"]) -> None:
+        """Look at some of them."""
+        self._finite = self._finite and bool(scores.isfinite().all())
+
+    def not_finite(self) -> list[str]:
+        """Their name, where any was not."""
+        return [] if self._finite else ["the target's score"]
+
+
 def caution(model: Model, images: Float[Tensor, "n 3 h w"] | None, parts: Sequence[str]) -> None:
-    """Note which parts of a result hold NaN or infinite numbers, and where on the images these begin."""
+    """Note which parts of a result hold NaN or infinite numbers, and where on the images these begin.
+
+    Nothing is noted of no parts.
+    """
+    if not parts:
+        return
     listed = ", ".join(parts[:LISTED]) + (f" and {len(parts) - LISTED} more" if len(parts) > LISTED else "")
     said = f"{CAUTION}NaN or infinite numbers in {listed}"
     if images is not None:

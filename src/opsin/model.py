@@ -3,7 +3,7 @@
 import re
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -169,7 +169,9 @@ class Model:
         weights = (*network.named_parameters(), *network.named_buffers())
         for weight, tensor in weights:
             if is_lazy(tensor):
-                raise InputError(f"{weight!r} of the lazy network has no shape yet: run it once on an example")
+                raise InputError(
+                    f"{weight!r} of the lazy network has no shape yet: run it on an example once"
+                )
             if tensor.is_meta:
                 raise InputError(f"{weight!r} of the network is on the meta device: load its weights first")
         if any(tensor.is_inference() for _, tensor in weights):
@@ -314,7 +316,8 @@ class Model:
                 f"layer {name!r} is called {len(repeated)} times; say which: {', '.join(repeated)}"
             )
         uncalled = name in dict(self.network.named_modules())
-        raise unknown("layer", name, self.calls, " (the forward never calls this module)" if uncalled else "")
+        also = " (the forward never calls this module, or gets no tensor from it)" if uncalled else ""
+        raise unknown("layer", name, self.calls, also)
 
     @property
     def calls(self) -> dict[str, Call]:

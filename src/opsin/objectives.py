@@ -1,6 +1,5 @@
 """What is asked of a network: a class, a unit, a channel, features to match, a prior on the image; sums."""
 
-import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -65,7 +64,10 @@ class Objective:
             see(scores)
             return scores
 
-        return replace(self, score=score, single=lambda a, i: self.for_image(a, i).watched(see))
+        def single(activations: Activations, index: int) -> Objective:
+            return self.for_image(activations, index).watched(see)
+
+        return Objective(self.name, self.layers, score, single, self.count, self.terms)
 
     def for_image(self, activations: Activations, index: int) -> "Objective":
         """What this objective asks of image `index` of the run: the same of any batch made from it.
@@ -81,7 +83,6 @@ class Objective:
         return self._with(other, " - ", torch.sub)
 
     def __mul__(self, weight: float) -> "Objective":
-        _finite("a weight", weight)
         return Objective(
             f"{_written(weight)}*{self._bracketed()}",
             self.layers,
@@ -174,7 +175,6 @@ def neuron(layer: str, index: int) -> Objective:
 
 def direction(layer: str, vector: Sequence[float]) -> Objective:
     """The mean over positions of a layer's features along a direction: Σ_k v_k A_k."""
-    _finite("a direction's component", *vector)
     named = ", ".join(_written(value) for value in vector)
 
     def score(activations: Activations) -> Tensor:
@@ -305,7 +305,6 @@ def content_match(layer: str, wanted: Float[Tensor, "1 c h w"], scale: float = 1
 
 def total_variation(beta: float = 2.0) -> Objective:
     """Minus the image's total variation: -Σ ((x(i, j+1) - x(i, j))² + (x(i+1, j) - x(i, j))²)^(β/2)."""
-    _finite("the exponent β", beta)
 
     def score(activations: Activations) -> Tensor:
         x = activations["image"]
@@ -318,7 +317,6 @@ def total_variation(beta: float = 2.0) -> Objective:
 
 def norm(alpha: float = 2.0, centre: Tensor | float = 0.0, unit: Tensor | float = 1.0) -> Objective:
     """Minus the image's α-norm to the power α: -Σ |(x - centre) / unit|^α."""
-    _finite("the exponent α", alpha)
     return Objective(
         f"norm({_written(alpha)})",
         ("image",),
@@ -348,12 +346,6 @@ def pinned(target: Objective, run: Activations) -> Objective:
 def _wide(values: Tensor) -> Tensor:
     """In single precision where it is half: squares and sums overflow there."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
-
-
-def _finite(what: str, *given: float) -> None:
-    for number in given:
-        if not math.isfinite(number):
-            raise InputError(f"{what} is a finite number, not {number}")
 
 
 def _written(number: float) -> str:

@@ -245,7 +245,7 @@ def _run(
     from opsin import images as photos
     from opsin.ascent import Trail, trailing
     from opsin.backward import lacks_memory
-    from opsin.finite import caution
+    from opsin.finite import Scores, caution
     from opsin.model import Model
     from opsin.records import Record
     from opsin.results import CAUTION, Heatmap, Picture, Pictures, note, noting
@@ -268,16 +268,11 @@ def _run(
         pictures["images"] = given["images"]
         arguments["images"] = _seen(given["images"])
         given["images"] = _placed(given["images"], model)
-    unsure: list[str] = []
-
-    def see(scores: Tensor) -> None:
-        if not unsure and not scores.isfinite().all():
-            unsure.append("the target's score")
-
     for parameter in about.parameters.values():
         _take(about, parameter, given, arguments, pictures)
-        if parameter.arg.role == "target":
-            given[parameter.name] = given[parameter.name].watched(see)
+    scores = Scores()
+    targets = [name for name, parameter in about.parameters.items() if parameter.arg.role == "target"]
+    given.update({name: given[name].watched(scores.see) for name in targets})
 
     def record() -> Record:
         facts: dict[str, Any] = {"name": model.name, "sha256": weights.fingerprint, "load": model.loaded}
@@ -309,8 +304,7 @@ def _run(
             raise
         if isinstance(result, Heatmap) and (blank := result.blank()):
             note(f"{CAUTION}the map is zero everywhere on image {', '.join(map(str, blank))}")
-        if parts := [*unsure, *result.not_finite()]:
-            caution(model, given.get("images"), parts)
+        caution(model, given.get("images"), [*scores.not_finite(), *result.not_finite()])
     return finished(result, trail) if about.climbs else replace(result, record=record())
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -18,12 +18,12 @@ Slot = tuple[nn.Module, str, str]  # a module, one of its registries or "" for i
 class Untouched:
     """Keeps one network as it was found.
 
-    What a forward binds anew is bound again as it was: attributes, parameters, buffers, modules, hooks, flags.
-    Numbers that it changes in place could not be put back, so the first forward is given copies of all tensors
-    and shows which of them it changes; every later one is given copies of these alone. A buffer that only a
-    later forward changes is put back; a parameter cannot be, which is a `NetworkError`, and goes unnoticed
-    where it is changed through `.data`. What a forward changes inside a Python object that a module holds
-    (a list to which it appends) stays changed.
+    What a forward binds anew is bound again as it was: attributes, parameters, buffers, modules, hooks and
+    flags. Numbers that it changes in place could not be put back, so the first forward is given copies of all
+    tensors and shows which of them it changes; every later one is given copies of these alone. A buffer that
+    only a later forward changes is put back; a parameter cannot be, which is a `NetworkError`, and goes
+    unnoticed where it is changed through `.data`. What a forward changes inside a Python object that a module
+    holds (a list to which it appends) stays changed.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -40,20 +40,19 @@ class Untouched:
         """All modules, as in `reading`, with copies of the tensors that a forward changes in place."""
         with self.reading() as modules:
             slots = _slots(modules) if self._edited is None else self._edited
-            originals = [_registry(slot).get(slot[2]) for slot in slots]
-            copies = {id(t): (t, _copy(t)) for t in originals if _is_plain(t)}  # one copy of tied tensors
+            originals = [(slot, t) for slot in slots if _is_plain(t := _registry(slot).get(slot[2]))]
+            copies = {id(t): (t, _copy(t)) for _, t in originals}  # one of tensors that are tied
             pointers = {key: copy.data_ptr() for key, (_, copy) in copies.items()}
-            for slot, original in zip(slots, originals, strict=True):
-                if id(original) in copies:
-                    _registry(slot)[slot[2]] = copies[id(original)][1]
+            for slot, tensor in originals:
+                _registry(slot)[slot[2]] = copies[id(tensor)][1]
             yield modules
             if self._edited is None:
                 changed = {
                     key
-                    for key, (original, copy) in copies.items()
-                    if copy._version or copy.data_ptr() != pointers[key] or not _equal(copy, original)
+                    for key, (tensor, copy) in copies.items()
+                    if copy._version or copy.data_ptr() != pointers[key] or not _equal(copy, tensor)
                 }
-                self._edited = [s for s, t in zip(slots, originals, strict=True) if id(t) in changed]
+                self._edited = [slot for slot, tensor in originals if id(tensor) in changed]
 
     @contextmanager
     def reading(self) -> Iterator[list[nn.Module]]:
@@ -62,40 +61,28 @@ class Untouched:
         Raises `NetworkError` where a parameter was changed in place.
         """
         modules = all_modules(self._network)
-        attributes = [(vars(module), vars(module).copy()) for module in modules]
         parameters = [p for m in modules for p in m._parameters.values() if p is not None]
-        flags = [(p, p.requires_grad, p.grad) for p in parameters]
         buffers = [b for m in modules for b in m._buffers.values() if b is not None]
-        self._copies = {id(buffer): self._copied(buffer) for buffer in buffers}  # none of buffers that went
-        before = versions(parameters)
+        before = [p._version for p in parameters]
         devices = {t.device for t in (*parameters, *buffers) if t.is_cuda}
-        with torch.random.fork_rng(devices):
-            try:
-                for own, _ in attributes:  # without the checks of Module.__setattr__
-                    own.update({name: own[name].copy() for name in REGISTRIES})
-                    own["training"] = False
-                for parameter, trainable, _ in flags:
-                    if trainable:
-                        parameter.requires_grad_(False)
-                yield modules
-            finally:
-                for own, found in attributes:
-                    for name in own.keys() - found.keys():
-                        del own[name]
-                    own.update(found)
-                for parameter, trainable, gradient in flags:
-                    if parameter.requires_grad is not trainable:
-                        parameter.requires_grad_(trainable)
-                    if parameter.grad is not gradient:
-                        parameter.grad = gradient
-                for key, (buffer, version, copy) in list(self._copies.items()):
-                    if buffer._version != version:
-                        with torch.no_grad():
-                            buffer.copy_(copy)
-                        del self._copies[key]
-        if (after := versions(parameters)) != before:
+        with torch.random.fork_rng(devices), self._kept(buffers), _frozen(parameters), _bound(modules):
+            yield modules
+        if (after := [p._version for p in parameters]) != before:
             changed = [p for p, a, b in zip(parameters, before, after, strict=True) if a != b]
             raise self._lost(modules, changed)
+
+    @contextmanager
+    def _kept(self, buffers: Sequence[Tensor]) -> Iterator[None]:
+        """A block after which buffers hold the numbers that they held before."""
+        self._copies = {id(buffer): self._copied(buffer) for buffer in buffers}
+        try:
+            yield
+        finally:
+            for key, (buffer, version, copy) in list(self._copies.items()):
+                if buffer._version != version:
+                    with torch.no_grad():
+                        buffer.copy_(copy)
+                    del self._copies[key]
 
     def _copied(self, buffer: Tensor) -> tuple[Tensor, int, Tensor]:
         kept = self._copies.get(id(buffer))
@@ -111,8 +98,43 @@ class Untouched:
         names = [name for name, p in self._network.named_parameters() if id(p) in ids]
         return NetworkError(
             f"{type(self._network).__name__} changed its own weights ({', '.join(names[:4])}) in this forward, "
-            "as it had not done when its layers were traced: they cannot be put back, load the network anew"
+            "which it did not when its layers were traced: they cannot be put back, load the network anew"
         )
+
+
+@contextmanager
+def _frozen(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    """A block in which parameters are frozen, and after which they have their flags and gradients again."""
+    found = [(p, p.requires_grad, p.grad) for p in parameters]
+    try:
+        for parameter, trainable, _ in found:
+            if trainable:
+                parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter, trainable, gradient in found:
+            if parameter.requires_grad is not trainable:
+                parameter.requires_grad_(trainable)
+            if parameter.grad is not gradient:
+                parameter.grad = gradient
+
+
+@contextmanager
+def _bound(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """A block in evaluation mode at whose end modules bind what they bound before; what they bind is copied."""
+    attributes = [(vars(module), vars(module).copy()) for module in modules]
+    try:
+        for own, found in attributes:  # without the checks of Module.__setattr__
+            for name in REGISTRIES:
+                own[name] = found[name].copy()
+            own["training"] = False
+        yield
+    finally:
+        for own, found in attributes:
+            if own.keys() != found.keys():
+                for name in own.keys() - found.keys():
+                    del own[name]
+            own.update(found)
 
 
 def all_modules(network: nn.Module) -> list[nn.Module]:
@@ -127,11 +149,6 @@ def all_modules(network: nn.Module) -> list[nn.Module]:
     return list(found.values())
 
 
-def versions(tensors: Sequence[Tensor]) -> list[tuple[int, int, int]]:
-    """What changes with every tensor that is replaced or changed in place, but through `.data`."""
-    return [(id(t), t.data_ptr() if is_dense(t) else 0, t._version) for t in tensors]
-
-
 def is_dense(tensor: Tensor) -> bool:
     """Whether the tensor is plain memory: not sparse, not quantised."""
     return tensor.layout is torch.strided and not tensor.is_quantized
@@ -140,7 +157,7 @@ def is_dense(tensor: Tensor) -> bool:
 def _registry(slot: Slot) -> dict[str, Any]:
     module, registry, _ = slot
     own = vars(module)
-    return own[registry] if registry else own  # type: ignore[no-any-return]
+    return own[registry] if registry else own
 
 
 def _slots(modules: Sequence[nn.Module]) -> list[Slot]:
@@ -154,7 +171,7 @@ def _slots(modules: Sequence[nn.Module]) -> list[Slot]:
     ]
 
 
-def _is_plain(tensor: Any) -> bool:
+def _is_plain(tensor: Any) -> TypeGuard[Tensor]:
     """Whether a copy of the numbers may take the tensor's place; a subclass may hold more than these."""
     return type(tensor) in (Tensor, nn.Parameter) and is_dense(tensor)
 
