@@ -42,6 +42,35 @@ def images(
     return torch.stack([torch.rand(3, h, w or h, generator=generator, dtype=dtype) for _ in range(n)])
 
 
+def _hooks(module: nn.Module) -> dict[str, list[int]]:
+    return {
+        key: sorted(map(id, value.values())) for key, value in vars(module).items() if key.endswith("_hooks")
+    }
+
+
+def state(net: nn.Module) -> dict[str, object]:
+    """All that a technique might leave changed in a network; comparable."""
+    parameters = dict(net.named_parameters())
+    world = nn.modules.module
+    return {
+        "modules": [(name, id(module), type(module)) for name, module in net.named_modules()],
+        "attributes": [{key: id(value) for key, value in vars(module).items()} for module in net.modules()],
+        "tensors that are no buffers": [
+            {key: value.tolist() for key, value in vars(module).items() if isinstance(value, Tensor)}
+            for module in net.modules()
+        ],
+        "training": [module.training for module in net.modules()],
+        "hooks": [_hooks(module) for module in net.modules()],
+        "global hooks": [len(getattr(world, name)) for name in dir(world) if name.endswith("_hooks")],
+        "parameters": [
+            (name, id(p), p.requires_grad, p._version, p.data_ptr()) for name, p in parameters.items()
+        ],
+        "gradients": {name: p.grad if p.grad is None else p.grad.tolist() for name, p in parameters.items()},
+        "buffers": [(name, id(b)) for name, b in net.named_buffers()],
+        "values": {name: value.tolist() for name, value in net.state_dict().items()},
+    }
+
+
 def seeded(net: nn.Module, seed: int = SEED, dtype: torch.dtype = torch.float64) -> nn.Module:
     """The network in evaluation mode, its weights drawn in their order: twins get the same ones."""
     generator = torch.Generator().manual_seed(seed)

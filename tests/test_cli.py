@@ -292,6 +292,25 @@ def test_cancelling_leaves_nothing_behind(here, call, monkeypatch):
     assert [p for p in sorted(here.iterdir()) if p.name != "__pycache__"] == before
 
 
+def test_layers_lists_networks_without_parameters_or_layers_or_real_numbers(here, call):
+    (here / "strange.py").write_text(
+        "import nets\nfrom hostile import networks\n\n\n"
+        "def made(kind):\n    return lambda: nets.model(networks.STRANGE[kind](), size=16)\n\n\n"
+        'bare, weightless, quantised = map(made, ("no layers", "no parameters", "quantised"))\n'
+    )
+    code, out, _ = call("layers", "strange.py:weightless")
+    assert code == 0
+    assert [line.split()[:2] for line in out.splitlines()[1:3]] == [["relu", "ReLU"], ["pool", "MaxPool2d"]]
+    assert out.endswith("default layer for maps: relu\n")
+    code, out, _ = call("layers", "strange.py:bare")
+    assert code == 0
+    assert out.endswith("none (Bare has no layer with a spatial extent before its output)\n")
+    code, out, _ = call("layers", "strange.py:quantised")
+    assert code == 0
+    assert "plain.conv1" in out
+    assert "none (Stubbed has no layer" in out
+
+
 def test_layers_lists_a_model_and_explains_a_photo(here, call):
     code, out, _ = call("layers", "net.py:good")
     assert code == 0

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 
 import nets
 import opsin
+from hostile import networks
+from nets import state
 from opsin import registry
 
 SIZE = 40  # the default patch of occlusion fits in
@@ -130,29 +132,6 @@ def same_numbers(one: opsin.Result, other: opsin.Result) -> bool:
 def close(one: opsin.Result, other: opsin.Result, tolerance: float = 1e-9) -> None:
     for a, b in shared(one, other):
         torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
-
-
-def hooks(module: nn.Module) -> dict[str, list[int]]:
-    return {
-        key: sorted(map(id, value.values())) for key, value in vars(module).items() if key.endswith("_hooks")
-    }
-
-
-def state(net: nn.Module) -> dict[str, object]:
-    """All that a technique might leave changed in a network; comparable."""
-    parameters = dict(net.named_parameters())
-    world = nn.modules.module
-    return {
-        "modules": [(name, id(module), type(module)) for name, module in net.named_modules()],
-        "attributes": [sorted(vars(module)) for module in net.modules()],
-        "training": [module.training for module in net.modules()],
-        "hooks": [hooks(module) for module in net.modules()],
-        "global hooks": [len(getattr(world, name)) for name in dir(world) if name.endswith("_hooks")],
-        "parameters": [(name, id(p), p.requires_grad, p._version) for name, p in parameters.items()],
-        "gradients": {name: p.grad if p.grad is None else p.grad.tolist() for name, p in parameters.items()},
-        "buffers": [(name, id(b)) for name, b in net.named_buffers()],
-        "values": {name: value.tolist() for name, value in net.state_dict().items()},
-    }
 
 
 def world() -> list[object]:
@@ -538,6 +517,23 @@ def test_other_networks_are_left_as_they_were(name, net):
 
 
 @every
+def test_a_network_that_changes_itself_is_left_as_it_was(name):
+    net = networks.editing()
+    before = state(net)
+    outcome(name, fresh(net))
+    assert state(net) == before
+
+
+@every
+@pytest.mark.parametrize("kind", networks.NORMS)
+def test_weights_that_are_computed_anew_are_left_as_they_were(name, kind):
+    net = networks.normed(kind)
+    before = state(net)
+    outcome(name, fresh(net))
+    assert state(net) == before
+
+
+@every
 def test_the_global_state_is_left_as_it_was(name):
     model = fresh(troubled())
     before = world()
@@ -796,6 +792,29 @@ def test_a_network_that_gives_nan_is_explained_with_a_warning_or_refused(name):
     result = outcome(name, fresh(net))
     told = [str(result)] if isinstance(result, opsin.OpsinError) else result.record.notes
     assert any("nan" in said.lower() for said in told)
+
+
+@every_running
+@pytest.mark.parametrize("kind", networks.NOT_FINITE)
+def test_what_is_not_finite_is_named_with_the_layer_where_it_begins_or_refused(name, kind):
+    settings = towards(name, 1) | at_layer(name)  # behind the layer where it begins
+    result = outcome(name, fresh(networks.NOT_FINITE[kind]()), **settings)
+    if name in CLIMBING:
+        assert isinstance(result, opsin.NetworkError)
+        assert "nan" in str(result).lower() or "inf" in str(result)
+        return
+    (said,) = [note for note in result.record.notes if "NaN" in note]
+    assert said.startswith("Caution: NaN or infinite numbers in the target's score")
+    assert said.endswith("; on image 0, 1 they begin in layer 'mid' (Giving)")
+    for part in result.not_finite()[:3]:
+        assert part in said
+
+
+@every
+@pytest.mark.parametrize("kind", networks.STRANGE)
+def test_a_strange_network_is_explained_or_refused_with_an_error_of_opsins(name, kind):
+    with suppress(opsin.OpsinError):
+        assert run(name, fresh(networks.STRANGE[kind]()))._repr_html_()
 
 
 @every

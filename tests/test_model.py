@@ -9,9 +9,11 @@ from torch.utils.checkpoint import checkpoint
 import nets
 import opsin
 import reference
+from hostile import networks
 
 IMAGES = nets.images(2)
 LAYERS = ("conv1", "relu1", "pool", "conv2", "relu2")
+PLAIN = nets.model(nets.plain())
 
 
 def normalised(images: Tensor) -> Tensor:
@@ -24,14 +26,18 @@ def differentiated(score: Tensor, *at: Tensor) -> tuple[Tensor, ...]:
 
 
 class Spy(nn.Module):
-    """Counts its calls."""
+    """Counts its calls, in a list: what a forward binds to a name of the module is put back."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.calls = 0
+        self.heard: list[torch.Size] = []
+
+    @property
+    def calls(self) -> int:
+        return len(self.heard)
 
     def forward(self, x: Tensor) -> Tensor:
-        self.calls += 1
+        self.heard.append(x.shape)
         return x
 
 
@@ -306,6 +312,125 @@ def test_buffers_that_the_forward_changes_come_back(fails):
     assert not replaced.any()
 
 
+@pytest.mark.parametrize("kind", networks.EDITS)
+def test_a_forward_that_edits_its_network_leaves_it_as_it_was_and_gives_what_it_gives(kind):
+    net, twin = networks.editing(kind), networks.editing(kind)
+    x = normalised(IMAGES).requires_grad_()
+    expected = twin.eval().requires_grad_(False)(x)
+    (slope,) = differentiated(expected[:, 1], x)
+    before = nets.state(net)
+    model = nets.model(net)
+    for _ in range(2):
+        run = model.run(IMAGES, ("output", "mid"), start="image")
+        assert nets.state(net) == before
+        torch.testing.assert_close(run["output"], expected, rtol=1e-9, atol=1e-12)
+        (gradient,) = differentiated(run["output"][:, 1], run["image"])
+        std = torch.tensor(nets.STD, dtype=slope.dtype).view(-1, 1, 1)
+        torch.testing.assert_close(gradient, slope / std, rtol=1e-9, atol=1e-12)
+        assert nets.state(net) == before
+
+
+@pytest.mark.parametrize("kind", networks.EDITS)
+def test_differentiable_weights_are_edited_no_more_than_others(kind):
+    net = networks.editing(kind)
+    before = nets.state(net)
+    run = nets.model(net).run(IMAGES, ("output",), start="image", parameters=True)
+    assert nets.state(net) == before
+    assert set(dict(net.named_parameters())) <= set(run)
+    (gradient,) = differentiated(run["output"], run["fc.bias"])
+    assert gradient.tolist() == [len(IMAGES)] * 5
+
+
+def test_the_first_forward_edits_nothing_where_it_fails():
+    class Failing(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            raise ValueError("no")
+
+    net = networks.around(mid=networks.Edits(*networks.EDITS.values()), end=Failing())
+    before = nets.state(net)
+    for _ in range(2):
+        with pytest.raises(opsin.NetworkError, match="no"):
+            nets.model(net).run(IMAGES)
+        assert nets.state(net) == before
+
+
+def test_tied_weights_stay_tied_where_a_forward_edits_them():
+    class Tied(networks.Edits):
+        def __init__(self) -> None:
+            super().__init__(networks.add_in_place)
+            self.other = nn.Conv2d(4, 4, 3, padding=1)
+            self.other.weight = self.conv.weight
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.other(x) - super().forward(x) + self.other(x)
+
+    net, twin = (networks.around(mid=Tied()) for _ in range(2))
+    before = nets.state(net)
+    expected = twin(normalised(IMAGES))
+    model = nets.model(net)
+    for _ in range(2):
+        torch.testing.assert_close(model.run(IMAGES)["output"], expected, rtol=1e-9, atol=1e-12)
+    assert nets.state(net) == before
+
+
+def test_a_weight_that_only_a_later_forward_edits_is_an_error_and_the_next_forward_edits_none():
+    net = networks.editing("in place")
+    edit, net.mid.edits = net.mid.edits[0], []
+    model = nets.model(net)
+    assert model.calls
+    net.mid.edits = [edit]
+    with pytest.raises(opsin.NetworkError, match=r"changed its own weights \(mid.conv.weight\)"):
+        model.run(IMAGES)
+    before = nets.state(net)
+    model.run(IMAGES, ("output",), start="image")
+    assert nets.state(net) == before
+
+
+def test_a_buffer_that_only_a_later_forward_edits_comes_back():
+    net = networks.editing("a buffer in place")
+    edits, net.mid.edits = net.mid.edits, []
+    model = nets.model(net)
+    assert model.calls
+    net.mid.edits = edits
+    for _ in range(2):
+        model.run(IMAGES)
+        assert not net.mid.conv.seen.any()
+
+
+def test_a_network_that_is_not_edited_is_copied_once_only():
+    net = nets.plain()
+    model = nets.model(net)
+    assert model.calls
+    kept = net.conv1.weight
+    seen = []
+    net.conv1.register_forward_hook(lambda module, *_: seen.append(module.weight is kept))
+    nets.model(net).run(IMAGES)
+    model.run(IMAGES)
+    assert seen == [False, True, True]
+
+
+@pytest.mark.parametrize("kind", networks.NORMS)
+def test_weights_are_read_as_a_forward_finds_them_and_nothing_is_moved(kind):
+    net, twin = networks.normed(kind), networks.normed(kind)
+    with torch.no_grad():
+        for weight in net.parameters():
+            weight.mul_(-2)
+    twin.load_state_dict(net.state_dict())  # what hooks set is from before
+    before = nets.state(twin)
+    read = nets.model(twin).weights(["conv1", "fc", "relu1"])
+    assert nets.state(twin) == before
+    net.eval()(normalised(IMAGES))
+    assert read.keys() == {"conv1", "fc"}
+    for name, weight in read.items():
+        assert torch.equal(weight, net.get_submodule(name).weight)
+        assert not weight.requires_grad
+
+
+@pytest.mark.parametrize("kind", networks.NORMS)
+def test_what_computes_a_weight_is_no_layer(kind):
+    assert list(nets.model(networks.normed(kind)).calls) == list(nets.model(nets.plain()).calls)
+
+
 def test_batch_statistics_of_training_are_neither_used_nor_moved():
     net = nets.normed(inplace=True)
     expected = net(normalised(IMAGES))
@@ -539,7 +664,77 @@ def test_a_weight_that_is_no_number_is_noticed(value, dtype):
     assert not model.weigh().finite
 
 
+def test_quantised_weights_have_a_fingerprint_of_their_own():
+    net, other = networks.quantised(), networks.quantised(bias=1)
+    model = nets.model(net)
+    before = model.weigh()
+    assert model.weigh() is before
+    assert before.finite
+    assert before.fingerprint != nets.model(other).weigh().fingerprint
+    net.load_state_dict(other.state_dict())
+    assert model.weigh().fingerprint == nets.model(other).weigh().fingerprint
+
+
 # --- what is no model
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("lazy", "'0.weight' of the lazy network has no shape yet: run it on an example"),
+        ("on the meta device", "'conv1.weight' of the network is on the meta device: load its weights"),
+    ],
+)
+def test_a_network_whose_weights_are_not_there_yet_is_refused(kind, said):
+    with pytest.raises(opsin.InputError, match=said):
+        nets.model(networks.STRANGE[kind]())
+
+
+UNREADABLE = {
+    "complex numbers": "complex numbers",
+    "a sparse tensor": "a sparse tensor",
+    "a tensor without numbers": "a tensor on the meta device",
+    "quantised numbers": "quantised numbers",
+    "nothing": "no tensor but NoneType",
+    "an empty tensor": "an empty tensor",
+}
+
+
+@pytest.mark.parametrize("kind", UNREADABLE)
+def test_a_layer_whose_numbers_cannot_be_read_is_named_when_it_is_asked_for(kind):
+    model = nets.model(networks.STRANGE[f"{kind} beside"]())
+    assert torch.equal(model.run(IMAGES, ("output", "conv2"))["output"], PLAIN.run(IMAGES)["output"])
+    gives = f"'mid.layer' gives {UNREADABLE[kind]}" if kind != "nothing" else "'mid.layer'.* gets no tensor"
+    with pytest.raises(opsin.OpsinError, match=gives):
+        model.run(IMAGES, ("mid.layer",))
+
+
+@pytest.mark.parametrize("kind", UNREADABLE)
+def test_an_output_whose_numbers_cannot_be_read_is_an_error_and_its_layers_can_be_seen(kind):
+    model = nets.model(networks.STRANGE[f"{kind} at the end"]())
+    with pytest.raises(opsin.NetworkError, match=f"Chain gives {UNREADABLE[kind]}"):
+        model.run(IMAGES)
+    assert torch.equal(model.run(IMAGES, ("fc",))["fc"], PLAIN.run(IMAGES)["output"])
+
+
+@pytest.mark.parametrize("kind", ["whole numbers", "true and false"])
+def test_whole_numbers_are_read_as_others(kind):
+    run = nets.model(networks.STRANGE[f"{kind} at the end"]()).run(IMAGES, ("output", "fc"))
+    assert run["output"].is_floating_point()
+    assert torch.equal(run["output"], networks.ODD[kind](run["fc"]).float())
+
+
+def test_a_gradient_through_quantised_layers_is_refused_and_other_techniques_are_not():
+    for kind, layer in (("quantised", "Quantize"), ("quantised weights", "Linear")):
+        model = nets.model(networks.STRANGE[kind]())
+        with pytest.raises(opsin.NetworkError, match=rf"no gradient .* quantised layer \({layer}\)"):
+            opsin.saliency(model, IMAGES, target=1)
+        scores = opsin.occlusion(model, IMAGES, target=1, patch=8, stride=8).extras["score"]
+        covered = IMAGES.clone()
+        covered[:, :, 8:, :8] = 0.5
+        expected = model.network(normalised(covered).float())[:, 1]
+        torch.testing.assert_close(scores[:, 1, 0], expected, rtol=0.1, atol=0.1)  # some steps of eight bits
+    assert opsin.saliency(model, IMAGES, target="conv2:1").values.any()  # before the quantised layer
 
 
 def test_preprocessing_of_the_wrong_length_is_refused():

@@ -5,6 +5,7 @@ tells the steps to whoever listens, stops early when the listener has seen `Enou
 result what is needed to go on from there.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -393,4 +394,4 @@ def named(model: Model, images: Float[Tensor, "n 3 h w"]) -> list[str]:
         return [""] * len(images)
     best = model.probabilities(outputs).max(1)
     pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-    return [f"{model.label(index)}, {100 * p:.1f} %" for index, p in pairs]
+    return [f"{model.label(index)}, {100 * p:.1f} %" if math.isfinite(p) else "" for index, p in pairs]

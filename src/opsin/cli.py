@@ -11,7 +11,7 @@ from click.core import ParameterSource
 
 from opsin import registry
 from opsin.collection.commands import COMMANDS
-from opsin.errors import OpsinError
+from opsin.errors import NetworkError, OpsinError
 from opsin.output import each, finish, say_resumable, write
 from opsin.registry import Parameter
 from opsin.signals import end, exit_code, handling
@@ -371,4 +371,8 @@ def _print_tree(name: str, weights: str | None) -> None:
             sees,
         )
     Console(width=None if sys.stdout.isatty() else 160).print(table)
-    click.echo(f"default layer for maps: {model.default_layer}")
+    try:
+        default = model.default_layer
+    except NetworkError as error:
+        default = f"none ({error})"
+    click.echo(f"default layer for maps: {default}")

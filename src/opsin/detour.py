@@ -252,10 +252,11 @@ def _reach(reached: Bool[Tensor, " n"], start: int, length: int, patch: int) -> 
 def _multiplications(model: Model) -> list[int]:
     """Of each call, in the order of `model.calls`, those of its own convolution; the rest counts little."""
 
+    weights = model.weights({call.layer for call in model.calls.values()})
+
     def count(call: Call) -> int:
-        module = model.network.get_submodule(call.layer)
-        weight = getattr(module, "weight", None)
-        if not isinstance(weight, Tensor) or weight.ndim != 4 or call.extent is None:
+        weight = weights.get(call.layer)
+        if weight is None or weight.ndim != 4 or call.extent is None:
             return 0
         return weight.numel() * call.extent[0] * call.extent[1]
 

@@ -1,11 +1,10 @@
 """The one place that runs a network."""
 
-import hashlib
 import re
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property, partial
 from types import MappingProxyType
@@ -18,10 +17,17 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.jit._script import RecursiveScriptModule
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.nn.parameter import is_lazy
+from torch.nn.utils.parametrize import ParametrizationList
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from opsin.backward import differentiating
 from opsin.errors import InputError, NetworkError, OpsinError, unknown
+from opsin.fingerprint import Weighed
+from opsin.outputs import numbers, replaced, tensor_in, unreadable
+from opsin.untouched import Untouched, all_modules
 
 Layout = Literal["maps", "maps_last", "tokens", "vector", "other"]
 
@@ -30,7 +36,11 @@ MAX_PREFIX_TOKENS = 8
 POOL = re.compile(r"Pool\w*2d$")
 PASSIVE = re.compile(POOL.pattern + r"|^(Identity|Dropout\w*|DropPath|StochasticDepth|Flatten|Softmax)$")
 
-Capture = Callable[[str, int, Any], Any]  # (layer, which call of it, output) -> output to go on with
+QUANTISED = re.compile(r"torch\.ao\.nn\.(intrinsic\.)?quantized\b")  # Python modules of such layers
+REWEIGHING = (SpectralNorm, WeightNorm, BasePruningMethod)  # hooks that set a weight before each forward
+
+# (layer, which call of it, what it was given, its output) -> output to go on with
+Capture = Callable[[str, int, Any, Any], Any]
 
 _locks: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
 _locks_lock = threading.Lock()
@@ -47,6 +57,7 @@ class Call:
     `layout` tells how the output lies: `maps` (n, c, h, w), `maps_last` (n, h, w, c), `tokens`
     (n, prefix + h*w, c), `vector` (n, c) or `other`; `extent` is (h, w) for the first three. `index`
     counts the layer's calls from 1. A `passive` call only pools, drops or passes on what another layer made.
+    One that is not `readable` gives no dense tensor of real numbers: nothing can be shown of it.
     """
 
     name: str
@@ -58,6 +69,7 @@ class Call:
     extent: tuple[int, int] | None
     prefix: int
     passive: bool
+    readable: bool
 
 
 class Activations(dict[str, Tensor]):
@@ -133,7 +145,8 @@ class Model:
     whole photo is resized to a square before the crop, whatever its shape.
 
     A compiled network (`torch.compile(net)`) is run uncompiled. Raises `InputError` on a `network`
-    that is no `nn.Module`, is scripted or made under inference mode, and on preprocessing that cannot be.
+    that is no `nn.Module`, is scripted or made under inference mode, or whose weights are not there yet
+    (lazy, or on the meta device), and on preprocessing that cannot be.
     """
 
     def __init__(
@@ -153,7 +166,15 @@ class Model:
             raise InputError(f"a Model takes a torch.nn.Module, got {type(network).__name__}")
         if any(isinstance(module, RecursiveScriptModule) for module in network.modules()):
             raise InputError("a scripted network hides its layers: give the nn.Module that was scripted")
-        if any(weight.is_inference() for weight in (*network.parameters(), *network.buffers())):
+        weights = (*network.named_parameters(), *network.named_buffers())
+        for weight, tensor in weights:
+            if is_lazy(tensor):
+                raise InputError(
+                    f"{weight!r} of the lazy network has no shape yet: run it on an example once"
+                )
+            if tensor.is_meta:
+                raise InputError(f"{weight!r} of the network is on the meta device: load its weights first")
+        if any(tensor.is_inference() for _, tensor in weights):
             raise InputError("a network made under torch.inference_mode() has no gradients: make it outside")
         if not (len(mean) == len(std) and len(mean) in (1, 3)):
             raise InputError(f"mean and std take 1 or 3 numbers each, got {len(mean)} and {len(std)}")
@@ -180,7 +201,7 @@ class Model:
         self.loaded: list[str] | None = None  # the name, and the weights, that `opsin.load` was given
         self._weighed: Weighed | None = None
         self._overwritten: set[str] = set()  # calls whose output a later operation changes in place
-        self._copies: dict[int, tuple[Tensor, int, Tensor]] = {}  # of buffers, with the version copied
+        self._untouched = Untouched(self.network)
         # On CPUs channels_last takes 0.69 to 1.0 of the time (benchmarks/attribution.py)
         on_cpu = self.device.type == "cpu"
         self._memory_format = torch.channels_last if on_cpu else torch.contiguous_format
@@ -234,27 +255,25 @@ class Model:
         activations["image"] = leaf
         versions: dict[str, int] = {}
 
-        def capture(layer: str, index: int, output: Any) -> Any:
+        def capture(layer: str, index: int, _given: Any, output: Any) -> Any:
             name = wanted.get((layer, index))
             if name is None:
                 return None
-            value = _tensor_in(output)
-            if value is None:
-                raise NetworkError(f"layer {name!r} gives no tensor but {type(output).__name__}")
+            value = numbers(output, f"layer {name!r}")
             if name in replace:
-                output, value = _replaced(output, value, new := replace[name](value)), new
+                output, value = replaced(output, value, new := replace[name](value)), new
             own = value.clone() if name in self._overwritten else value
             kept = own.detach().requires_grad_() if name == start else own
             activations[name], versions[name] = kept, kept._version
             if "output" not in layers and activations.keys() >= set(wanted.values()):
                 raise _Stop
             onward = kept.clone() if record and name in self._overwritten else kept
-            return _replaced(output, value, onward) if record else output
+            return replaced(output, value, onward) if record else output
 
         record = start is not None or parameters
         result = None
         with self._lock, torch.inference_mode(False), torch.set_grad_enabled(record):
-            weights = {n: p.detach().requires_grad_() for n, p in self._parameters()} if parameters else {}
+            weights = self._leaves() if parameters else {}
             if wanted or "output" in layers:
                 result = self._forward(leaf, {layer for layer, _ in wanted}, capture, weights)
         if changed := {name for name, version in versions.items() if activations[name]._version != version}:
@@ -264,11 +283,22 @@ class Model:
         if missed := set(wanted.values()) - activations.keys():
             raise NetworkError(f"{self.name} did not reach {', '.join(sorted(missed))} on this input")
         if "output" in layers:
-            output = _tensor_in(result)
-            if output is None:
-                raise NetworkError(f"{self.name} returns no tensor but {type(result).__name__}")
-            activations["output"] = output
+            activations["output"] = numbers(result, self.name)
         return activations
+
+    def watch(self, images: Float[Tensor, "n 3 h w"], see: Callable[[str, Any, Any], None]) -> Any:
+        """One forward without a graph, of which `see` gets every call: its name, input and output.
+
+        Returns the network's result, as it is. Raises `NetworkError` where the forward fails.
+        """
+        names = {(call.layer, call.index): call.name for call in self.calls.values()}
+
+        def capture(layer: str, index: int, given: Any, output: Any) -> None:
+            if name := names.get((layer, index)):
+                see(name, given, output)
+
+        with self._lock, torch.inference_mode(False), torch.no_grad():
+            return self._forward(images.detach(), {layer for layer, _ in names}, capture, {})
 
     def call(self, name: str) -> Call | None:
         """The traced call of this name; `None` for `"image"` and `"output"`, which are no layers.
@@ -286,7 +316,8 @@ class Model:
                 f"layer {name!r} is called {len(repeated)} times; say which: {', '.join(repeated)}"
             )
         uncalled = name in dict(self.network.named_modules())
-        raise unknown("layer", name, self.calls, " (the forward never calls this module)" if uncalled else "")
+        also = " (the forward never calls this module, or gets no tensor from it)" if uncalled else ""
+        raise unknown("layer", name, self.calls, also)
 
     @property
     def calls(self) -> dict[str, Call]:
@@ -310,8 +341,8 @@ class Model:
         pooled: list[Tensor] = []
         modules = dict(self.network.named_modules())
 
-        def capture(layer: str, index: int, output: Any) -> None:
-            value = _tensor_in(output)
+        def capture(layer: str, index: int, _given: Any, output: Any) -> None:
+            value = tensor_in(output)
             if value is not None:
                 kind = type(modules[layer]).__name__
                 if POOL.search(kind):
@@ -319,7 +350,8 @@ class Model:
                 passive = bool(PASSIVE.search(kind)) or any(value is p for p in pooled)
                 found.append((layer, index, value, value._version, passive))
 
-        layers = {name for name in modules if name}
+        inner = tuple(f"{name}." for name, m in modules.items() if isinstance(m, ParametrizationList))
+        layers = {name for name in modules if name and not f"{name}.".startswith(inner)}
         with self._lock, torch.inference_mode(False), torch.no_grad():
             try:
                 output = self._forward(self._noise(), layers, capture, {})
@@ -335,10 +367,11 @@ class Model:
             name, shape = f"{layer}#{index}" if times[layer] > 1 else layer, tuple(value.shape)
             if value._version != version:
                 self._overwritten.add(name)
-            layout, extent, prefix = _layout(shape, self.size)
+            readable = not unreadable(value)
+            layout, extent, prefix = _layout(shape, self.size) if readable else ("other", None, 0)
             kind = type(modules[layer]).__name__
-            calls[name] = Call(name, layer, index, kind, shape, layout, extent, prefix, passive)
-        result = _tensor_in(output)
+            calls[name] = Call(name, layer, index, kind, shape, layout, extent, prefix, passive, readable)
+        result = tensor_in(output)
         return calls, () if result is None else tuple(result.shape)
 
     @cached_property
@@ -361,7 +394,7 @@ class Model:
             if not run["output"].requires_grad:
                 continue
             with torch.inference_mode(False), torch.enable_grad():
-                score = run["output"].reshape(len(run["output"]), -1).amax(1).sum()
+                score = run["output"].amax()
             with differentiating():
                 (gradient,) = torch.autograd.grad(score, run[call.name], allow_unused=True)
             if gradient is not None and run.as_maps(gradient, call.name).any():
@@ -370,26 +403,31 @@ class Model:
             raise NetworkError(
                 f"the output of {self.name} depends on none of its layers (an untrained classifier of zeros?)"
             )
-        raise NetworkError(f"{self.name} has no layer with a spatial extent before its output")
+        hidden = next((call.name for call in self.calls.values() if not call.readable), None)
+        raise NetworkError(
+            f"{self.name} has no layer with a spatial extent before its output"
+            + (f" that gives real numbers in a dense tensor, which {hidden!r} does not" if hidden else "")
+        )
 
-    def weigh(self) -> "Weighed":
+    def weigh(self) -> Weighed:
         """The fingerprint of the network's weights, and whether all are finite.
 
         They are read anew when a tensor's version has changed, or its middle number: an edit through
         `.data` that spares that number goes unnoticed.
         """
         with self._lock:
-            tensors = [t for m in _modules(self.network) for t in _tensors(m)]
-            if self._weighed is None or not self._weighed.holds(tensors):
-                digest, finite = hashlib.sha256(), True
-                for name, tensor in self.network.state_dict().items():
-                    if isinstance(tensor, Tensor):
-                        flat = tensor.detach().cpu().contiguous().reshape(-1)
-                        digest.update(f"{name}{flat.dtype}{tuple(tensor.shape)}".encode())
-                        digest.update(flat.view(torch.uint8).numpy().data)
-                        finite = finite and bool(flat.isfinite().all())
-                self._weighed = Weighed(digest.hexdigest(), finite, tensors)
+            if self._weighed is None or not self._weighed.holds(self.network):
+                self._weighed = Weighed(self.network)
             return self._weighed
+
+    def weights(self, layers: Iterable[str], name: str = "weight") -> dict[str, Tensor]:
+        """What each of the modules multiplies with (or adds: its `bias`), as a forward would find it.
+
+        Parametrizations, norms and masks are applied; modules that have none of this name are left out.
+        """
+        with self._lock, torch.inference_mode(False), torch.no_grad(), self._untouched.reading():
+            found = {layer: _weight(self.network.get_submodule(layer), name) for layer in layers}
+        return {layer: weight for layer, weight in found.items() if weight is not None}
 
     def statistics(self, channels: int = 3) -> tuple[Float[Tensor, "c 1 1"], Float[Tensor, "c 1 1"]]:
         """Mean and deviation that images are normalised with, for so many channels."""
@@ -409,8 +447,11 @@ class Model:
             return output
         return output.softmax(1) if output.shape[1] > 1 else output.sigmoid()
 
-    def _parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        return ((n, p) for n, p in self.network.named_parameters() if p.is_floating_point())
+    def _leaves(self) -> dict[str, Tensor]:
+        """Differentiable aliases of the parameters by name; copies of those that the forward changes."""
+        named = [(name, p) for name, p in self.network.named_parameters() if p.is_floating_point()]
+        own = ((name, p.clone() if self._untouched.edits(p) else p) for name, p in named)
+        return {name: p.detach().requires_grad_() for name, p in own}
 
     def _noise(self) -> Float[Tensor, "1 3 h w"]:
         return torch.rand(1, 3, *self.size, generator=torch.Generator().manual_seed(0)).to(self.device)
@@ -423,22 +464,24 @@ class Model:
         x = ((x - mean) / std).contiguous(memory_format=self._memory_format)
         counts: Counter[str] = Counter()
 
-        def hook(layer: str, _module: nn.Module, _inputs: Any, output: Any) -> Any:
+        def hook(layer: str, _module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
             counts[layer] += 1
-            return capture(layer, counts[layer], output)
+            return capture(layer, counts[layer], (args, kwargs), output)
 
         with ExitStack() as stack:
-            modules = _modules(self.network)
-            if any(module.training for module in modules):
+            if any(module.training for module in all_modules(self.network)):
                 # what a backward recomputes would be recomputed in training mode
                 said = "gradient checkpointing recomputes activations in training mode: call .eval() before"
                 stack.enter_context(torch.autograd.graph.disable_saved_tensors_hooks(said))
-            stack.enter_context(self._as_found(modules))
+            # hooks need not be removed: they are among what is put back
+            for module in stack.enter_context(self._untouched.forward()):
+                if torch.is_grad_enabled() and QUANTISED.match(type(module).__module__):
+                    module.register_forward_pre_hook(_refuse_gradient)
             for layer in layers:
                 module = self.network.get_submodule(layer)
-                stack.callback(module.register_forward_hook(partial(hook, layer)).remove)
+                module.register_forward_hook(partial(hook, layer), with_kwargs=True)
             try:
-                return functional_call(self.network, weights, (x,)) if weights else self.network(x)
+                return functional_call(self.network, dict(weights), (x,)) if weights else self.network(x)
             except _Stop:
                 return None
             except (OpsinError, torch.OutOfMemoryError):
@@ -447,75 +490,23 @@ class Model:
                 shape = "x".join(map(str, x.shape))
                 raise NetworkError(f"{self.name} failed on an input of {shape}: {error}") from error
 
-    @contextmanager
-    def _as_found(self, modules: list[nn.Module]) -> Iterator[None]:
-        """Evaluation mode and frozen parameters; flags, buffers and random state come back at the end."""
-        training = [m for m in modules if m.training]
-        parameters = [p for m in modules for p in m._parameters.values() if p is not None]
-        trainable = [p for p in parameters if p.requires_grad]
-        buffers = [(m, name, b) for m in modules for name, b in m._buffers.items() if b is not None]
-        for _, _, buffer in buffers:
-            kept = self._copies.get(id(buffer))
-            if kept is None or kept[0] is not buffer or kept[1] != buffer._version:
-                self._copies[id(buffer)] = (buffer, buffer._version, buffer.clone())
-        devices = {t.device for t in (*parameters, *(b for _, _, b in buffers)) if t.is_cuda}
-        with torch.random.fork_rng(devices):
-            try:
-                for module in training:
-                    vars(module)["training"] = False  # without the checks of Module.__setattr__
-                for parameter in trainable:
-                    parameter.requires_grad_(False)
-                yield
-            finally:
-                for module in training:
-                    vars(module)["training"] = True
-                for parameter in trainable:
-                    parameter.requires_grad_(True)
-                for module, name, buffer in buffers:
-                    module._buffers[name] = buffer
-                    if buffer._version != self._copies[id(buffer)][1]:
-                        with torch.no_grad():
-                            buffer.copy_(self._copies.pop(id(buffer))[2])
+
+def _weight(module: nn.Module, name: str) -> Tensor | None:
+    for hook in module._forward_pre_hooks.values():
+        if isinstance(hook, REWEIGHING):
+            hook(module, ())
+    weight = getattr(module, name, None)
+    if QUANTISED.match(type(module).__module__) and callable(weight):
+        weight = weight().dequantize()
+    return weight.detach() if isinstance(weight, Tensor) else None
 
 
-class Weighed:
-    """The SHA-256 over all weights and buffers (names, dtypes, shapes, bytes); whether all are finite."""
-
-    def __init__(self, fingerprint: str, finite: bool, tensors: list[Tensor]) -> None:
-        self.fingerprint, self.finite = fingerprint, finite
-        self._versions = _versions(tensors)
-        # Edits through `tensor.data` change numbers without counting a version
-        samples = [t.detach()[tuple(side // 2 for side in t.shape)].view(1) for t in tensors if t.numel()]
-        kinds = {(one.device, one.dtype) for one in samples}
-        self._samples = [[one for one in samples if (one.device, one.dtype) == kind] for kind in kinds]
-        self._read = self._look()
-
-    def holds(self, tensors: list[Tensor]) -> bool:
-        """Whether these are the tensors that were weighed, unchanged."""
-        return _versions(tensors) == self._versions and all(map(torch.equal, self._look(), self._read))
-
-    def _look(self) -> list[Tensor]:
-        return [torch.cat(views).nan_to_num() for views in self._samples]
-
-
-def _versions(tensors: list[Tensor]) -> list[tuple[int, int, int]]:
-    return [(id(t), t.data_ptr(), t._version) for t in tensors]
-
-
-def _modules(network: nn.Module) -> list[nn.Module]:
-    """Every module once; `network.modules()` takes ten times as long."""
-    found = {id(network): network}
-    todo = [network]
-    while todo:
-        for child in todo.pop()._modules.values():
-            if child is not None and id(child) not in found:
-                found[id(child)] = child
-                todo.append(child)
-    return list(found.values())
-
-
-def _tensors(module: nn.Module) -> list[Tensor]:
-    return [t for t in (*module._parameters.values(), *module._buffers.values()) if t is not None]
+def _refuse_gradient(module: nn.Module, given: tuple[Any, ...]) -> None:
+    if any(isinstance(value, Tensor) and value.requires_grad for value in given):
+        raise NetworkError(
+            f"no gradient passes through a quantised layer ({type(module).__name__}): give the network from "
+            "before it was quantised, or use a technique without gradients (occlusion)"
+        )
 
 
 def is_distribution(output: Float[Tensor, "n c"]) -> bool:
@@ -526,21 +517,6 @@ def is_distribution(output: Float[Tensor, "n c"]) -> bool:
         and bool((output >= 0).all())
         and torch.allclose(sums, sums.new_ones(1), atol=1e-3)
     )
-
-
-def _tensor_in(output: Any) -> Tensor | None:
-    """The tensor that a layer's or a network's result is about: itself, its `.logits`, its first."""
-    if isinstance(output, Tensor):
-        return output
-    named = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
-    if isinstance(named, Tensor):
-        return named
-    return next((leaf for leaf in tree_flatten(output)[0] if isinstance(leaf, Tensor)), None)
-
-
-def _replaced(output: Any, old: Tensor, new: Tensor) -> Any:
-    leaves, spec = tree_flatten(output)
-    return tree_unflatten([new if leaf is old else leaf for leaf in leaves], spec)
 
 
 def _tiles(h: int, w: int, size: tuple[int, int]) -> bool:

@@ -60,6 +60,19 @@ class Objective:
     terms: tuple[Term, ...] = ()
     chain: "tuple[tuple[Combine, Objective], ...]" = ()  # the parts of a sum, each with how it is taken in
 
+    def watched(self, see: Callable[[Float[Tensor, " n"]], None]) -> "Objective":
+        """The same objective, all of whose scores `see` is shown."""
+
+        def score(activations: Activations) -> Tensor:
+            scores = self.score(activations)
+            see(scores)
+            return scores
+
+        def single(activations: Activations, index: int) -> Objective:
+            return self.for_image(activations, index).watched(see)
+
+        return Objective(self.name, self.layers, score, single, self.count, self.terms)
+
     def for_image(self, activations: Activations, index: int) -> "Objective":
         """What this objective asks of image `index` of the run: the same of any batch made from it.
 

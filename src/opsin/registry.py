@@ -247,6 +247,7 @@ def _run(
     from opsin import images as photos
     from opsin.ascent import Trail, trailing
     from opsin.backward import lacks_memory
+    from opsin.finite import Scores, caution
     from opsin.model import Model
     from opsin.records import Record
     from opsin.results import CAUTION, Heatmap, Picture, Pictures, note, noting
@@ -271,6 +272,9 @@ def _run(
         given["images"] = _placed(given["images"], model)
     for parameter in about.parameters.values():
         _take(about, parameter, given, arguments, pictures)
+    scores = Scores()
+    targets = [name for name, parameter in about.parameters.items() if parameter.arg.role == "target"]
+    given.update({name: given[name].watched(scores.see) for name in targets})
 
     def record() -> Record:
         facts: dict[str, Any] = {"name": model.name, "sha256": weights.fingerprint, "load": model.loaded}
@@ -302,6 +306,7 @@ def _run(
             raise
         if isinstance(result, Heatmap) and (blank := result.blank()):
             note(f"{CAUTION}the map is zero everywhere on image {', '.join(map(str, blank))}")
+        caution(model, given.get("images"), [*scores.not_finite(), *result.not_finite()])
     return finished(result, trail) if about.climbs else replace(result, record=record())
 
 

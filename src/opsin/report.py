@@ -15,6 +15,7 @@ from torch import Tensor
 
 from opsin import colour, images, registry
 from opsin.errors import InputError, OpsinError
+from opsin.finite import origin
 from opsin.folders import PAGE, RECORD, storing, writing
 from opsin.model import Model
 from opsin.parsing import one_each, resolve
@@ -36,13 +37,17 @@ THUMBNAIL = 128  # pixels: galleries are drawn small on the page, at full size b
 
 @dataclass(frozen=True)
 class Section:
-    """One photo: its most probable classes with probabilities, a result a technique, and what looks alike."""
+    """One photo: its most probable classes with probabilities, a result a technique, and what looks alike.
+
+    `no_classes` says why there are no classes, where there are none.
+    """
 
     name: str
     image: Float[Tensor, "1 3 h w"]
     top: tuple[tuple[str, float], ...]
     results: tuple[tuple[Technique, Result], ...]
     near: "tuple[Shot, ...]" = ()
+    no_classes: str = ""
 
 
 @dataclass(frozen=True)
@@ -163,8 +168,9 @@ def explain(
         alike = [tuple(s for s in shots if s.group == title and not s.lead) for title in titles]
     general = [pair for t in chosen if not t.takes_images for pair in result(t, target)]
     sections = [
-        Section(name, photo[None], _top(model, photo[None]), tuple(sorted(results, key=_is_gallery)), near)
-        for name, photo, results, near in zip(titles, photos, found, alike, strict=True)
+        Section(name, photo, top, tuple(sorted(results, key=_is_gallery)), near, no_classes)
+        for name, photo, results, near in zip(titles, photos.split(1), found, alike, strict=True)
+        for top, no_classes in [_top(model, photo)]
     ]
     return Report(model, tuple(sections), tuple(general), tuple(sorted(left_out.items())))
 
@@ -188,12 +194,16 @@ def headings(names: Sequence[str]) -> list[str]:
     return made
 
 
-def _top(model: Model, image: Float[Tensor, "1 3 h w"]) -> tuple[tuple[str, float], ...]:
+def _top(model: Model, image: Float[Tensor, "1 3 h w"]) -> tuple[tuple[tuple[str, float], ...], str]:
+    """The most probable classes with probabilities; where there are none, why."""
     output = model.run(image)["output"]
     if output.ndim != 2:
-        return ()
-    probabilities, classes = model.probabilities(output)[0].topk(min(TOP, output.shape[1]))
-    return tuple((model.label(int(c)), float(p)) for p, c in zip(probabilities, classes, strict=True))
+        return (), "The network's output is not one score a class."
+    found = model.probabilities(output)[0]
+    if not found.isfinite().all():
+        return (), f"{CAUTION}the network's output is NaN or infinite: this begins {origin(model, image)}."
+    probabilities, classes = found.topk(min(TOP, len(found)))
+    return tuple((model.label(int(c)), float(p)) for p, c in zip(probabilities, classes, strict=True)), ""
 
 
 def _is_gallery(pair: tuple[Technique, Result]) -> bool:

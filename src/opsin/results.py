@@ -104,6 +104,14 @@ class Result(ABC):
     def pictures(self) -> list[tuple[str, Image.Image]]:
         """The result as pictures, each with a caption."""
 
+    def not_finite(self) -> list[str]:
+        """Which of its arrays hold NaN or infinite numbers, by name."""
+        return [name for name, values in self._arrays().items() if not values.isfinite().all()]
+
+    def _arrays(self) -> dict[str, Tensor]:
+        """What was computed, by the names that a reader knows it by."""
+        return self._take_apart()[0]
+
     @abstractmethod
     def _take_apart(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Arrays and JSON facts of the shape `stored_as`, from which `_put_together` makes the same value."""
@@ -199,6 +207,10 @@ class Heatmap(Result):
         object.__setattr__(self, "images", _plain(self.images))
         object.__setattr__(self, "extras", {name: _plain(extra) for name, extra in self.extras.items()})
 
+    def _arrays(self) -> dict[str, Tensor]:
+        maps = {f"the map of image {index}": values for index, values in enumerate(self.values)}
+        return maps | {f"extras[{name!r}]": values for name, values in self.extras.items()}
+
     def blank(self) -> list[int]:
         """The images whose values are all zero."""
         return [index for index, values in enumerate(self.values) if not values.any()]
@@ -262,6 +274,9 @@ class Gallery(Result):
     def pictures(self) -> list[tuple[str, Image.Image]]:
         """One picture a panel."""
         return [(f"{p.group} {p.title} {p.caption}".strip(), p.picture()) for p in self.panels]
+
+    def _arrays(self) -> dict[str, Tensor]:
+        return {f"{p.group}: {p.title}": p.values for p in self.panels}
 
     def _take_apart(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         arrays = {f"{index:05d}": panel.values for index, panel in enumerate(self.panels)}
@@ -331,6 +346,9 @@ class Pictures(Result):
     def pictures(self) -> list[tuple[str, Image.Image]]:
         """One picture an image."""
         return [(f"{p.group} {p.caption}".strip(), colour.photo(p.image)) for p in self.panels]
+
+    def _arrays(self) -> dict[str, Tensor]:
+        return {f"the picture {p.group!r}": p.image for p in self.panels if p.made} | dict(self.numbers)
 
     def _take_apart(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         arrays = {f"{index:05d}": panel.image for index, panel in enumerate(self.panels)}

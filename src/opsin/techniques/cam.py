@@ -29,19 +29,20 @@ def cam(model: Model, images: Float[Tensor, "n 3 h w"], target: Target = None) -
     if target.layers != ("output",):
         raise InputError(f"CAM explains a class, not {target.name!r}: see grad_cam for units and channels")
     heads = [c for c in model.calls.values() if isinstance(model.network.get_submodule(c.layer), nn.Linear)]
-    head = model.network.get_submodule(heads[-1].layer) if heads else None
-    if not isinstance(head, nn.Linear) or heads[-1].layout != "vector":
+    if not heads or heads[-1].layout != "vector":
         raise _no_cam(model)
+    head = heads[-1].layer
+    weight, bias = model.weights([head])[head], model.weights([head], "bias").get(head)
     fitting = [
         c.name
         for c in model.calls.values()
-        if c.extent not in (None, (1, 1)) and _width(c.shape, c.layout) == head.in_features
+        if c.extent not in (None, (1, 1)) and _width(c.shape, c.layout) == weight.shape[1]
     ]
     run = model.run(images, ("output", *fitting))
     for layer in reversed(fitting):
         for maps in (run.maps(layer), relu(run.maps(layer))):  # DenseNet's last ReLU is no layer
-            if _is_head(head, maps, run):
-                weights = _score_weights(target, run) @ head.weight.to(maps)  # (n, classes) @ (classes, c)
+            if _is_head(weight, bias, maps, run):
+                weights = _score_weights(target, run) @ weight.to(maps)  # (n, classes) @ (classes, c)
                 values = torch.einsum("nc,nchw->nhw", weights, maps)[:, None]
                 return Heatmap(values, images, signed=True, overlay=True)
     raise _no_cam(model)
@@ -51,9 +52,14 @@ def _width(shape: tuple[int, ...], layout: str) -> int:
     return shape[1] if layout == "maps" else shape[-1]
 
 
-def _is_head(head: nn.Linear, maps: Float[Tensor, "n c h w"], run: Activations) -> bool:
+def _is_head(
+    weight: Float[Tensor, "classes c"],
+    bias: Float[Tensor, " classes"] | None,
+    maps: Float[Tensor, "n c h w"],
+    run: Activations,
+) -> bool:
     """Whether the output is the linear layer of the maps' mean, up to rounding."""
-    scores = linear(maps.mean((2, 3)), head.weight, head.bias)
+    scores = linear(maps.mean((2, 3)), weight, bias)
     tolerance = 1e-3 if maps.dtype in (torch.float32, torch.float64) else 5e-2
     output = run["output"].nan_to_num()
     scores = scores.nan_to_num()

@@ -1,6 +1,6 @@
 from typing import Annotated
 
-from torch import Tensor, nn
+from torch import nn
 
 from opsin.errors import NetworkError, unknown
 from opsin.model import Model
@@ -27,18 +27,18 @@ def filters(
     Raises `InputError` on an unknown layer, `NetworkError` on one without convolution weights.
     """
     modules = dict(model.network.named_modules())
-    spatial = [name for name, module in modules.items() if _is_spatial(module)]
+    spatial = {name: weight for name, weight in model.weights(modules).items() if weight.ndim == 4}
     if not spatial:
         raise NetworkError(f"{model.name} has no layer with convolution weights")
-    name = spatial[0] if layer is None else layer.split("#")[0]
+    name = next(iter(spatial)) if layer is None else layer.split("#")[0]
     if name not in modules:
         raise unknown("layer", name, spatial)
     if name not in spatial:
         kind = type(modules[name]).__name__
         raise NetworkError(
-            f"layer {name!r} ({kind}) has no convolution weights; these have: {', '.join(spatial[:8])}"
+            f"layer {name!r} ({kind}) has no convolution weights; these have: {', '.join(list(spatial)[:8])}"
         )
-    weight = modules[name].weight.detach().float()  # (out, in, kh, kw)
+    weight = spatial[name].float()  # (out, in, kh, kw)
     if isinstance(modules[name], nn.ConvTranspose2d):
         weight = weight.transpose(0, 1)
     note(f"layer {name}")
@@ -48,8 +48,3 @@ def filters(
         return Gallery((Panel(name, "filters", about, shown),))
     tiles = ((index, one[:, None]) for index, one in enumerate(shown))  # (in, kh, kw) -> (in, 1, kh, kw)
     return Gallery(tuple(Panel(name, f"filter {index}", about, tile) for index, tile in tiles))
-
-
-def _is_spatial(module: nn.Module) -> bool:
-    weight = getattr(module, "weight", None)
-    return isinstance(weight, Tensor) and weight.ndim == 4

@@ -12,6 +12,7 @@ from opsin.objectives import Objective
 from opsin.registry import Arg, Target, technique
 from opsin.results import Gallery, Panel
 
+PARAMETRIZED = "parametrizations."  # what a module's weight is computed from
 MAX_MATRIX = 128  # rows and columns of a matrix that fit a page; found by trial
 
 
@@ -52,13 +53,13 @@ def _panels(
     model: Model, image: Float[Tensor, "1 3 h w"], target: Objective, tiles: int, prefix: str
 ) -> list[Panel]:
     own = {
-        name: [n for n, _ in m.named_parameters(name, recurse=False)]
+        name: [f"{name}.{n}" for n, _ in m.named_parameters() if "." not in n or n.startswith(PARAMETRIZED)]
         for name, m in model.network.named_modules()
     }
     shown = [
         c
         for c in model.calls.values()
-        if own[c.layer] or not any(model.network.get_submodule(c.layer).children())
+        if c.readable and (own[c.layer] or not any(model.network.get_submodule(c.layer).children()))
     ]
     run = model.run(image, ("output", *(call.name for call in shown)), start="image", parameters=True)
     score = target.score(run)
@@ -67,14 +68,15 @@ def _panels(
     if not torch.equal(by_class.sort(1).values, torch.eye(by_class.shape[1]).to(by_class)[-1:]):
         raise InputError(f"layers differentiates the cross-entropy of one class, not {target.name!r}")
     wanted = [name for name in run if name not in ("image", "output") and run[name].requires_grad]
+    leaves = [run[name] for name in wanted]
     with differentiating():
-        found = torch.autograd.grad(loss.sum(), [run[name] for name in wanted], allow_unused=True)
+        found = torch.autograd.grad(loss.sum(), leaves, allow_unused=True) if leaves else ()
     gradients = {n: torch.zeros_like(run[n]) if g is None else g for n, g in zip(wanted, found, strict=True)}
     panels = []
     for call in shown:
         group = f"{prefix}{call.name} ({call.kind})"
         for name in (call.name, *own[call.layer]):
-            what = "activations" if name == call.name else name.rpartition(".")[2]
+            what = "activations" if name == call.name else name.removeprefix(f"{call.layer}.")
             for title, source in ((what, run), (f"gradient of {what}", gradients)):
                 if name in source:
                     values = source[name].detach()
