@@ -1,6 +1,6 @@
 """A scan's speed beside the bare network's on the same images, and its memory as the collection grows.
 
-    python benchmarks/scanning.py               # about 15 minutes on two cores
+    python benchmarks/scanning.py               # about 20 minutes on two cores
     python benchmarks/scanning.py --quick       # a smoke test, its numbers mean little
     python benchmarks/scanning.py --photos DIR  # on photos of your own
     python benchmarks/scanning.py --parts speed # this part anew, the rest as it was measured
@@ -17,10 +17,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,6 +41,9 @@ ROUNDS = 5
 SIZES = (1000, 10000, 20000)
 SIDE = 96  # pixels of the synthetic images
 WORKERS = min(8, os.cpu_count() or 1)
+PARTS = ("speed", "busy", "memory")
+BUSY = 8  # processes that compute beside a scan
+FEW = 6  # crops of each sample photo that are scanned beside them
 
 
 def main() -> None:
@@ -48,7 +53,7 @@ def main() -> None:
     parser.add_argument(
         "--photos", type=Path, help="folder; by default crops of scikit-image's and -learn's samples"
     )
-    parser.add_argument("--parts", nargs="+", choices=["speed", "memory"], default=["speed", "memory"])
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--memory", type=int, help=argparse.SUPPRESS)
     parser.add_argument("-o", "--output", type=Path, default=Path(__file__).with_suffix(".md"))
@@ -63,11 +68,15 @@ def main() -> None:
             photos = given.photos or samples(Path(folder) / "photos", 2 if given.quick else COPIES)
             found["speed"] = measured(photos, Path(folder), 1 if given.quick else ROUNDS)
             found["own"] = given.photos is not None
+    if "busy" in given.parts:
+        with tempfile.TemporaryDirectory() as folder, busy(BUSY):
+            photos = given.photos or samples(Path(folder) / "photos", 1 if given.quick else FEW)
+            found["busy"] = by_workers(photos, Path(folder), 1 if given.quick else ROUNDS)
     if "memory" in given.parts:
         found["memory"] = [[size, grown(size)] for size in ((50, 200) if given.quick else SIZES)]
     kept.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
-    if {"speed", "memory"} <= found.keys():
-        given.output.write_text(page(found["speed"], dict(found["memory"]), found["own"]), "utf-8")
+    if found.keys() >= set(PARTS):
+        given.output.write_text(page(found), "utf-8")
         print(given.output.read_text("utf-8"))
 
 
@@ -139,6 +148,33 @@ def decoded(photos: Path, model: opsin.Model) -> float:
     return count / (time.perf_counter() - began)
 
 
+@contextmanager
+def busy(count: int) -> Iterator[None]:
+    """A block beside so many processes that compute."""
+    spinning = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for process in spinning:
+            process.kill()
+            process.wait()
+
+
+def by_workers(photos: Path, folder: Path, rounds: int) -> list[list[float]]:
+    """For each round the seconds of a whole scan without decoding processes, with one, and with the usual."""
+    model = opsin.load()
+    scan = partial(opsin.scan, photos, model, folder / "collection")
+    scan(workers=0)
+    found: list[list[float]] = []
+    for _ in range(rounds):
+        found.append([])
+        for workers in (0, 1, WORKERS):
+            shutil.rmtree(folder / "collection")
+            found[-1].append(timed(partial(scan, workers=workers)))
+        print(found[-1], file=sys.stderr, flush=True)
+    return found
+
+
 def timed(work: Callable[[], None]) -> float:
     began = time.perf_counter()
     work()
@@ -180,9 +216,11 @@ def resident() -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) >> 10
 
 
-def page(speed: dict[str, dict[str, float]], memory: dict[int, int], own: bool) -> str:
+def page(found: dict[str, Any]) -> str:
+    speed: dict[str, dict[str, float]] = found["speed"]
     worst, strict = (min(one[key] for one in speed.values()) for key in ("ratio", "strict"))
-    what = "photos of the given folder" if own else "crops of sample photos, JPEG, 500 pixels wide"
+    one, usual = (statistics.median(round[i] / round[0] for round in found["busy"]) for i in (1, 2))
+    what = "photos of the given folder" if found["own"] else "crops of sample photos, JPEG, 500 pixels wide"
     lines = [
         "# Scanning: beside the bare network, and as the collection grows",
         "",
@@ -200,21 +238,31 @@ def page(speed: dict[str, dict[str, float]], memory: dict[int, int], own: bool) 
         "| --- | ---: | ---: |",
         f"| at least {GOAL} of the bare network's images a second | {worst:.2f} | {said(worst >= GOAL)} |",
         f"| the same, in channels_last | {strict:.2f} | {said(strict >= GOAL)} |",
+        f"| beside {BUSY} busy processes, time with 1 decoder ÷ with none | {one:.2f} | {said(one <= 1)} |",
+        f"| the same, with {WORKERS} decoders ÷ with none | {usual:.2f} | {said(usual <= 1)} |",
         "",
         "| network | bare, images/s | channels_last | decoding | scan | ÷ bare | ÷ channels_last | slower |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
     ]
-    for name, one in speed.items():
-        slow = "network" if one["bare"] < one["decode"] else "decoding"
-        cells = [f"{one[key]:.1f}" for key in ("bare", "last", "decode", "scan")]
-        lines.append(f"| {name} | {' | '.join(cells)} | {one['ratio']:.2f} | {one['strict']:.2f} | {slow} |")
+    for name, rates in speed.items():
+        slow = "network" if rates["bare"] < rates["decode"] else "decoding"
+        cells = [f"{rates[key]:.1f}" for key in ("bare", "last", "decode", "scan")]
+        cells += [f"{rates[key]:.2f}" for key in ("ratio", "strict")]
+        lines.append(f"| {name} | {' | '.join(cells)} | {slow} |")
     lines += [
+        "",
+        f"Seconds of a whole scan of a few photos with tf_efficientnet_lite0 beside {BUSY} busy processes,",
+        "by the number of decoding processes; the scans take turns:",
+        "",
+        f"| 0 | 1 | {WORKERS} |",
+        "| ---: | ---: | ---: |",
+        *(f"| {' | '.join(f'{seconds:.1f}' for seconds in times)} |" for times in found["busy"]),
         "",
         f"Peak memory of a scan above what the process held with its network loaded, {SIDE} pixel JPEGs:",
         "",
         "| images | MiB |",
         "| ---: | ---: |",
-        *(f"| {count:,} | {peak:,} |" for count, peak in memory.items()),
+        *(f"| {count:,} | {peak:,} |" for count, peak in found["memory"]),
         "",
     ]
     return "\n".join(lines)
