@@ -737,6 +737,15 @@ def test_a_gradient_through_quantised_layers_is_refused_and_other_techniques_are
     assert opsin.saliency(model, IMAGES, target="conv2:1").values.any()  # before the quantised layer
 
 
+@pytest.mark.parametrize(
+    ("images", "said"),
+    [(IMAGES.to("meta"), "meta device"), (IMAGES.to_sparse(), "sparse"), (IMAGES[:0], "empty")],
+)
+def test_what_is_no_dense_tensor_of_numbers_is_not_run(images, said):
+    with pytest.raises(opsin.InputError, match=said):
+        PLAIN.run(images)
+
+
 def test_preprocessing_of_the_wrong_length_is_refused():
     with pytest.raises(opsin.InputError, match="1 or 3 numbers each, got 2 and 3"):
         nets.model(nets.plain(), mean=[0.5, 0.5])

@@ -12,6 +12,7 @@ from torch.nn.functional import interpolate
 
 from opsin.errors import InputError
 from opsin.model import Model
+from opsin.outputs import unreadable
 from opsin.photos import fitted, open_photo
 
 
@@ -73,6 +74,8 @@ def check(images: object) -> None:
         )
     if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape:
         raise InputError(f"images are (n, 3, h, w), got {tuple(images.shape)}")
+    if fault := unreadable(images):
+        raise InputError(f"images are a dense tensor of numbers in [0, 1], got {fault}")
     if not images.is_floating_point():
         raise InputError(f"images are floats in [0, 1], got {images.dtype}: divide bytes by 255")
     low, high = (float(edge) for edge in images.detach().aminmax())

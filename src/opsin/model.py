@@ -244,8 +244,11 @@ class Model:
         Activations are as the layer returned them: a later in-place operation does not reach them.
         The network is left exactly as it was found, whatever is raised; threads may share it.
 
-        Raises `InputError` on an unknown layer, `NetworkError` where the forward fails.
+        Raises `InputError` on an unknown layer and on images without numbers (sparse, meta), `NetworkError`
+        where the forward fails.
         """
+        if fault := unreadable(images):
+            raise InputError(f"a Model runs on a dense tensor (n, 3, h, w), got {fault}")
         wanted = {
             (c.layer, c.index): c.name for c in map(self.call, {*layers, *replace, start or "image"}) if c
         }

@@ -15,9 +15,9 @@ from opsin import colour, parsing, registry
 TECHNIQUES = registry.techniques()
 SIZE = 40  # the default patch of occlusion fits in
 MODEL = nets.model(nets.plain(), size=SIZE)
-PHOTOS = nets.images(1, SIZE, dtype=torch.float32)
+PHOTOS = nets.images(2, SIZE, dtype=torch.float32)
 SHORT = {"samples": 3, "steps": 2, "octaves": 2, "clusters": 2, "size": SIZE}  # where a technique takes them
-NEEDED = {"target": 1, "images": PHOTOS}
+NEEDED = {"target": 1, "images": nets.images(1, SIZE, dtype=torch.float32, seed=9)}
 
 NUMBERS = (-1, 0, 1, 1.5, -0.0, math.nan, math.inf, -math.inf, 1e308, -1e308, 1e-320, 10**20, -(10**400))
 OTHERS = (None, True, "", "x", "1", b"\0", [], {}, (1, 2), 1j, object(), torch.zeros(2), torch.tensor(1.5))
@@ -58,6 +58,13 @@ weighted = bodies | st.builds("{}*{}".format, parts, bodies) | st.builds("({})".
 texts = st.lists(
     st.tuples(weighted, st.sampled_from(SIGNS[:2]) | st.sampled_from(SIGNS)), min_size=1, max_size=3
 ).map(lambda pairs: "".join(word for pair in pairs for word in pair).removesuffix(pairs[-1][1]))
+
+
+def one_word(text):
+    """Whether a shell can hand it on: a command's arguments end at NUL."""
+    return "\0" not in text
+
+
 sides = st.just(SIZE) | st.integers(0, SIZE + 3)
 DTYPES = (torch.float16, torch.bfloat16, torch.float64, torch.uint8, torch.bool, torch.complex64)
 quick = settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
@@ -131,7 +138,9 @@ def here(tmp_path, monkeypatch):
 @given(draw=st.data())
 def test_any_words_in_the_command_line_end_in_success_or_one_error(name, here, call, draw):
     flags = st.sampled_from([f"--{key.replace('_', '-')}" for key in TECHNIQUES[name].parameters])
-    values = st.sampled_from([*PARTS, *LAYERS, *map(str, NUMBERS), "--", "-", "--help="]) | texts
+    values = st.sampled_from([*PARTS, *LAYERS, *map(str, NUMBERS), "--", "-", "--help="]) | texts.filter(
+        one_word
+    )
     chosen = draw.draw(st.lists(st.tuples(flags, values), min_size=1, max_size=2))
     photo = ["photo.png"] if TECHNIQUES[name].takes_images else []
     few = [f"--{key}={value}" for key, value in SHORT.items() if key in TECHNIQUES[name].parameters]
@@ -139,3 +148,31 @@ def test_any_words_in_the_command_line_end_in_success_or_one_error(name, here, c
     assert code in (0, 2)
     assert "Traceback" not in err
     assert len(err.strip().splitlines()) <= 6
+
+
+STRANGE = {
+    "on the meta device": lambda: PHOTOS.to("meta"),
+    "sparse": PHOTOS.to_sparse,
+    "complex": lambda: PHOTOS.to(torch.complex64),
+    "under inference mode": torch.inference_mode()(PHOTOS.clone),
+    "with a graph": lambda: PHOTOS.clone().requires_grad_() * 1,
+    "not contiguous": lambda: PHOTOS.transpose(2, 3),
+}
+USABLE = ("under inference mode", "with a graph", "not contiguous")
+
+
+@pytest.mark.parametrize("name", [name for name, technique in TECHNIQUES.items() if technique.takes_images])
+@pytest.mark.parametrize("kind", STRANGE)
+def test_images_of_a_strange_kind_work_or_are_refused_with_their_kind(name, kind):
+    images = STRANGE[kind]()
+    if kind in USABLE:
+        shows(called(name, images))
+    else:
+        with pytest.raises(opsin.InputError, match=kind.removeprefix("on the ")):
+            called(name, images)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in STRANGE if kind not in USABLE])
+def test_style_images_of_a_strange_kind_are_refused_with_their_kind(kind):
+    with pytest.raises(opsin.InputError, match=kind.removeprefix("on the ")):
+        called("style_transfer", style=STRANGE[kind]())
