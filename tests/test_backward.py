@@ -100,6 +100,8 @@ def test_what_the_backward_of_a_custom_function_raises_passes_unchanged(name, er
 
 @pytest.mark.parametrize("name", FROM_THE_IMAGE)
 def test_a_backward_that_lacks_memory_is_no_fault_of_the_network(name):
-    with pytest.raises(opsin.InputError, match=f"{name} needs more memory than there is") as raised:
+    with pytest.raises(
+        opsin.OutOfMemoryError, match=f"{name} ran out of memory: give fewer or smaller"
+    ) as raised:
         run(name, hostile.without_memory(), **FROM_THE_IMAGE[name])
     assert "cannot differentiate" not in str(raised.value)

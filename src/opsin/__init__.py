@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from opsin.errors import InputError as InputError
     from opsin.errors import NetworkError as NetworkError
     from opsin.errors import OpsinError as OpsinError
+    from opsin.errors import OutOfMemoryError as OutOfMemoryError
     from opsin.images import read as read
     from opsin.model import Model as Model
     from opsin.objectives import Objective as Objective
@@ -50,6 +51,7 @@ _PUBLIC = {
     "InputError": "errors",
     "NetworkError": "errors",
     "OpsinError": "errors",
+    "OutOfMemoryError": "errors",
     "read": "images",
     "Model": "model",
     "Objective": "objectives",

@@ -31,7 +31,7 @@ def differentiating() -> Iterator[None]:
 
 
 def lacks_memory(error: BaseException) -> bool:
-    """Whether an error says that there is too little memory."""
+    """Whether an error says that there is too little memory; on CPUs torch tells it by the text alone."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
 
 

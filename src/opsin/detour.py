@@ -9,10 +9,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from opsin.activations import Activations
 from opsin.errors import NetworkError
-from opsin.model import Activations, Call, Model
+from opsin.model import Model
 from opsin.regions import OneChannel
 from opsin.rules import nodes
+from opsin.tracing import Call
 
 # A detour that saves less than this share of the multiplications is not worth its own work; found by trial.
 LEAST_SAVING = 0.08

@@ -19,6 +19,10 @@ class NetworkError(OpsinError, RuntimeError):
     """The network itself failed, or is not of the kind that the technique needs."""
 
 
+class OutOfMemoryError(OpsinError, MemoryError):
+    """The machine has too little memory for what was asked."""
+
+
 def at_least(least: int, **given: int) -> None:
     """Raise the error for numbers that are too small."""
     for name, value in given.items():

@@ -14,7 +14,8 @@ from torch.nn.functional import batch_norm
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from opsin.model import Activations, Model
+from opsin.activations import Activations
+from opsin.model import Model
 from opsin.regions import NAMES as CONV_NAMES
 
 PRECISE = (torch.float32, torch.float64)  # in half precision W' would lose what W holds

@@ -6,10 +6,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from opsin.activations import Activations
 from opsin.backward import differentiating
 from opsin.custom import CustomFunctions
 from opsin.errors import InputError, NetworkError
-from opsin.model import Activations, Model
+from opsin.model import Model
 from opsin.objectives import Objective
 from opsin.results import CAUTION, note
 from opsin.rules import Rule, applied

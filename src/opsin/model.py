@@ -5,10 +5,9 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import cached_property, partial
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -18,29 +17,20 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.jit._script import RecursiveScriptModule
 from torch.nn.parameter import is_lazy
-from torch.nn.utils.parametrize import ParametrizationList
 from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
+from opsin.activations import Activations, is_distribution
 from opsin.backward import differentiating
 from opsin.errors import InputError, NetworkError, OpsinError, unknown
 from opsin.fingerprint import Weighed
-from opsin.outputs import numbers, replaced, tensor_in, unreadable
+from opsin.outputs import numbers, replaced, unreadable
+from opsin.tracing import Call, Capture, Trace, trace
 from opsin.untouched import Untouched, all_modules
-
-Layout = Literal["maps", "maps_last", "tokens", "vector", "other"]
-
-# Prefix tokens (class, distillation, registers) that a token layer may carry before its patches.
-MAX_PREFIX_TOKENS = 8
-POOL = re.compile(r"Pool\w*2d$")
-PASSIVE = re.compile(POOL.pattern + r"|^(Identity|Dropout\w*|DropPath|StochasticDepth|Flatten|Softmax)$")
 
 QUANTISED = re.compile(r"torch\.ao\.nn\.(intrinsic\.)?quantized\b")  # Python modules of such layers
 REWEIGHING = (SpectralNorm, WeightNorm, BasePruningMethod)  # hooks that set a weight before each forward
-
-# (layer, which call of it, what it was given, its output) -> output to go on with
-Capture = Callable[[str, int, Any, Any], Any]
 
 _locks: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
 _locks_lock = threading.Lock()
@@ -50,88 +40,11 @@ class _Stop(BaseException):
     """Ends a forward behind the last wanted layer."""
 
 
-@dataclass(frozen=True)
-class Call:
-    """One call of one layer in the network's forward, as traced on an image of the model's size.
+class _NotOfTheNetwork(BaseException):
+    """Carries an error of whoever looks at a layer's output past the network, whose own it is not."""
 
-    `layout` tells how the output lies: `maps` (n, c, h, w), `maps_last` (n, h, w, c), `tokens`
-    (n, prefix + h*w, c), `vector` (n, c) or `other`; `extent` is (h, w) for the first three. `index`
-    counts the layer's calls from 1. A `passive` call only pools, drops or passes on what another layer made.
-    One that is not `readable` gives no dense tensor of real numbers: nothing can be shown of it.
-    """
-
-    name: str
-    layer: str
-    index: int
-    kind: str
-    shape: tuple[int, ...]
-    layout: Layout
-    extent: tuple[int, int] | None
-    prefix: int
-    passive: bool
-    readable: bool
-
-
-class Activations(dict[str, Tensor]):
-    """What the wanted layers gave, by name; `"image"` is always among them."""
-
-    def __init__(self, calls: dict[str, Call], size: tuple[int, int]) -> None:
-        super().__init__()
-        self._calls = calls
-        self._size = size
-
-    def singles(self, layers: Sequence[str]) -> "list[Activations]":
-        """Each image's own activations of some layers.
-
-        Split all at once: to index them one by one would fill a gradient of the whole batch for each.
-        """
-        parts = {layer: self[layer].split(1) for layer in dict.fromkeys((*layers, "image"))}
-        found = [Activations(self._calls, self._size) for _ in range(len(self["image"]))]
-        for index, single in enumerate(found):
-            single.update({layer: split[index] for layer, split in parts.items()})
-        return found
-
-    def maps(self, layer: str) -> Float[Tensor, "n c h w"]:
-        """The activations of `layer` as channel maps, whichever way the network lays them out."""
-        return self.as_maps(self[layer], layer)
-
-    def as_maps(self, values: Tensor, layer: str) -> Float[Tensor, "n c h w"]:
-        """Values of the shape of `layer`'s activations (a gradient, say) as channel maps.
-
-        Raises `NetworkError` where the layer has no spatial extent.
-        """
-        call = self._calls.get(layer)
-        layout = call.layout if call else "other"
-        if layout == "maps" or layer == "image":
-            return values
-        if layout == "maps_last":
-            return values.permute(0, 3, 1, 2)  # (n, h, w, c) -> (n, c, h, w)
-        if call is None or call.extent is None or layout != "tokens":
-            raise NetworkError(
-                f"layer {layer!r} gives {tuple(values.shape)}: no spatial extent to make a map of"
-            )
-        height, width = self["image"].shape[-2:]
-        patches = values[:, call.prefix :].transpose(1, 2)  # (n, prefix + h*w, c) -> (n, c, h*w)
-        h = round(call.extent[0] * height / self._size[0])
-        w = round(call.extent[1] * width / self._size[1])
-        if h * w != patches.shape[2]:
-            raise NetworkError(f"layer {layer!r} gives {patches.shape[2]} tokens, which do not tile {h}x{w}")
-        return patches.reshape(*patches.shape[:2], h, w)  # (n, c, h*w) -> (n, c, h, w)
-
-    def channels(self, layer: str) -> Tensor:
-        """The activations of `layer` with the channel in dimension 1: maps, or (n, c) of a vector layer."""
-        return self.as_channels(self[layer], layer)
-
-    def pooled(self, layer: str) -> Float[Tensor, "n c"]:
-        """The activations of `layer`, averaged over positions."""
-        values = self.channels(layer)
-        return values.reshape(*values.shape[:2], -1).mean(2)  # (n, c, h, w) or (n, c) -> (n, c)
-
-    def as_channels(self, values: Tensor, layer: str) -> Tensor:
-        """Values of the shape of `layer`'s activations with the channel in dimension 1."""
-        call = self._calls.get(layer)
-        flat = layer == "output" or (call is not None and call.layout == "vector")
-        return values if flat else self.as_maps(values, layer)
+    def __init__(self, error: Exception) -> None:
+        self.error = error
 
 
 class Model:
@@ -143,6 +56,10 @@ class Model:
     `size` is the side (or height, width) that photos are read at, `crop` the share of the resized
     photo that the centre crop keeps, `labels` the class names in the output's order. With `squash` the
     whole photo is resized to a square before the crop, whatever its shape.
+
+    How a layer's output lies is found by experiment (`opsin.tracing`); where no evidence decides, techniques
+    refuse the layer until `layouts` says it: `{"blocks.0": "maps_last"}`, one of `maps` (n, c, h, w),
+    `maps_last` (n, h, w, c), `tokens` (n, h*w, c), `tokens+1` (one token before the positions), `other`.
 
     A compiled network (`torch.compile(net)`) is run uncompiled. Raises `InputError` on a `network`
     that is no `nn.Module`, is scripted or made under inference mode, or whose weights are not there yet
@@ -161,6 +78,7 @@ class Model:
         crop: float = 1.0,
         interpolation: str = "bicubic",
         squash: bool = False,
+        layouts: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         if not isinstance(network, nn.Module):
             raise InputError(f"a Model takes a torch.nn.Module, got {type(network).__name__}")
@@ -196,6 +114,7 @@ class Model:
         self.labels = tuple(labels) if labels is not None else None
         self.name = name or type(self.network).__name__
         self.crop, self.interpolation, self.squash = crop, interpolation, squash
+        self.layouts = dict(layouts)
         with _locks_lock:
             self._lock = _locks.setdefault(self.network, threading.RLock())
         self.loaded: list[str] | None = None  # the name, and the weights, that `opsin.load` was given
@@ -210,7 +129,7 @@ class Model:
         return f"Model({self.name}, {self.size[0]}x{self.size[1]})"
 
     def __reduce__(self) -> Any:
-        names = ("mean", "std", "size", "labels", "name", "crop", "interpolation", "squash")
+        names = ("mean", "std", "size", "labels", "name", "crop", "interpolation", "squash", "layouts")
         return partial(Model, **{name: getattr(self, name) for name in names}), (self.network,)
 
     @property
@@ -329,53 +248,29 @@ class Model:
         A layer that is called once goes by its own name; the k-th call of one that is called several
         times is `name#k`, counted from 1.
         """
-        return self._traced[0]
+        return self._traced.calls
 
     @property
     def classes(self) -> int | None:
         """How many classes the output has; `None` where it is not of shape (n, classes)."""
-        shape = self._traced[1]
+        shape = self._traced.output
         return shape[1] if len(shape) == 2 else None
 
     @cached_property
-    def _traced(self) -> tuple[dict[str, Call], tuple[int, ...]]:
-        """The calls and the shape of the output, seen on one random image."""
-        found: list[tuple[str, int, Tensor, int, bool]] = []
-        pooled: list[Tensor] = []
-        modules = dict(self.network.named_modules())
+    def _traced(self) -> Trace:
+        def forward(images: Tensor, layers: set[str], capture: Capture) -> Any:
+            return self._forward(images, layers, capture, {})
 
-        def capture(layer: str, index: int, _given: Any, output: Any) -> None:
-            value = tensor_in(output)
-            if value is not None:
-                kind = type(modules[layer]).__name__
-                if POOL.search(kind):
-                    pooled.append(value)
-                passive = bool(PASSIVE.search(kind)) or any(value is p for p in pooled)
-                found.append((layer, index, value, value._version, passive))
-
-        inner = tuple(f"{name}." for name, m in modules.items() if isinstance(m, ParametrizationList))
-        layers = {name for name in modules if name and not f"{name}.".startswith(inner)}
         with self._lock, torch.inference_mode(False), torch.no_grad():
             try:
-                output = self._forward(self._noise(), layers, capture, {})
+                traced = trace(self.network, forward, self._noise(), self.layouts)
             except NetworkError:
                 if self._memory_format is torch.contiguous_format:
                     raise
-                found.clear()  # a network that calls .view() on maps may need them contiguous
-                self._memory_format = torch.contiguous_format
-                output = self._forward(self._noise(), layers, capture, {})
-        times = Counter(layer for layer, *_ in found)
-        calls: dict[str, Call] = {}
-        for layer, index, value, version, passive in found:
-            name, shape = f"{layer}#{index}" if times[layer] > 1 else layer, tuple(value.shape)
-            if value._version != version:
-                self._overwritten.add(name)
-            readable = not unreadable(value)
-            layout, extent, prefix = _layout(shape, self.size) if readable else ("other", None, 0)
-            kind = type(modules[layer]).__name__
-            calls[name] = Call(name, layer, index, kind, shape, layout, extent, prefix, passive, readable)
-        result = tensor_in(output)
-        return calls, () if result is None else tuple(result.shape)
+                self._memory_format = torch.contiguous_format  # for networks that call .view() on maps
+                traced = trace(self.network, forward, self._noise(), self.layouts)
+        self._overwritten |= traced.overwritten
+        return traced
 
     @cached_property
     def default_layer(self) -> str:
@@ -469,7 +364,10 @@ class Model:
 
         def hook(layer: str, _module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
             counts[layer] += 1
-            return capture(layer, counts[layer], (args, kwargs), output)
+            try:
+                return capture(layer, counts[layer], (args, kwargs), output)
+            except Exception as error:
+                raise _NotOfTheNetwork(error) from error
 
         with ExitStack() as stack:
             if any(module.training for module in all_modules(self.network)):
@@ -487,6 +385,8 @@ class Model:
                 return functional_call(self.network, dict(weights), (x,)) if weights else self.network(x)
             except _Stop:
                 return None
+            except _NotOfTheNetwork as passed:
+                raise passed.error from passed.error.__cause__
             except (OpsinError, torch.OutOfMemoryError):
                 raise
             except Exception as error:
@@ -510,37 +410,3 @@ def _refuse_gradient(module: nn.Module, given: tuple[Any, ...]) -> None:
             f"no gradient passes through a quantised layer ({type(module).__name__}): give the network from "
             "before it was quantised, or use a technique without gradients (occlusion)"
         )
-
-
-def is_distribution(output: Float[Tensor, "n c"]) -> bool:
-    """Whether every row is probabilities that sum to one, as behind a softmax."""
-    sums = output.detach().float().sum(1)
-    return (
-        output.shape[1] > 1
-        and bool((output >= 0).all())
-        and torch.allclose(sums, sums.new_ones(1), atol=1e-3)
-    )
-
-
-def _tiles(h: int, w: int, size: tuple[int, int]) -> bool:
-    """Whether h x w positions have the image's aspect ratio, up to rounding."""
-    return h <= size[0] and w <= size[1] and abs(h * size[1] - w * size[0]) <= max(size)
-
-
-def _layout(shape: tuple[int, ...], size: tuple[int, int]) -> tuple[Layout, tuple[int, int] | None, int]:
-    """How the output of one image of `size` lies, its extent, and its prefix tokens."""
-    if len(shape) == 2:
-        return "vector", None, 0
-    if not shape or shape[0] != 1:
-        return "other", None, 0
-    if len(shape) == 4 and _tiles(shape[2], shape[3], size):
-        return "maps", (shape[2], shape[3]), 0
-    if len(shape) == 4 and _tiles(shape[1], shape[2], size):
-        return "maps_last", (shape[1], shape[2]), 0
-    if len(shape) == 3:
-        for prefix in range(MAX_PREFIX_TOKENS + 1):
-            patches = shape[1] - prefix
-            h = round((max(patches, 0) * size[0] / size[1]) ** 0.5)
-            if h > 1 and patches % h == 0 and _tiles(h, patches // h, size):
-                return "tokens", (h, patches // h), prefix
-    return "other", None, 0

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import interpolate, normalize
 
+from opsin.activations import Activations, is_distribution
 from opsin.errors import InputError, shown
-from opsin.model import Activations, is_distribution
 from opsin.results import CAUTION, note
 
 SMALL = 1e-12  # keeps roots differentiable at zero

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import MappingProxyType, NoneType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, ParamSpec, TypeVar, get_args, get_origin
 
-from opsin.errors import InputError, shown
+from opsin.errors import InputError, OutOfMemoryError, shown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -302,7 +302,11 @@ def _run(
             result = function(*bound.args, **bound.kwargs)
         except (MemoryError, RuntimeError) as error:
             if lacks_memory(error):
-                raise InputError(f"{about.name} needs more memory than there is: {error}") from error
+                cause = str(error).partition("\n")[0]
+                raise OutOfMemoryError(
+                    f"{about.name} ran out of memory: give fewer or smaller photos at a time, or choose a "
+                    f"smaller network ({cause})"
+                ) from error
             raise
         if isinstance(result, Heatmap) and (blank := result.blank()):
             note(f"{CAUTION}the map is zero everywhere on image {', '.join(map(str, blank))}")

@@ -8,9 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from opsin.activations import Activations
 from opsin.backward import differentiating
 from opsin.errors import NetworkError
-from opsin.model import Activations, Model
+from opsin.model import Model
 from opsin.objectives import Objective, Place
 from opsin.regions import receptive_fields
 

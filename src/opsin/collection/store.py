@@ -59,7 +59,7 @@ from opsin.collection.tables import (
     tally,
 )
 from opsin.collection.tally import NONE, Tally
-from opsin.errors import InputError, shortened, unknown
+from opsin.errors import InputError, OutOfMemoryError, shortened, unknown
 from opsin.model import Model
 from opsin.parsing import class_named
 from opsin.photos import decoded, fitted
@@ -122,7 +122,9 @@ class Collection:
         except CollectionError:
             raise
         except MemoryError as error:
-            raise InputError(f"{self.folder}: {name} needs more memory than there is") from error
+            raise OutOfMemoryError(
+                f"{self.folder}: {name} does not fit into the memory of this machine"
+            ) from error
         except BaseException as error:
             if not is_damage(error):
                 raise

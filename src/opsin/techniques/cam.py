@@ -3,9 +3,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import linear, relu
 
+from opsin.activations import Activations
 from opsin.errors import InputError, NetworkError
 from opsin.gradients import derivative
-from opsin.model import Activations, Model
+from opsin.model import Model
 from opsin.objectives import Objective
 from opsin.registry import Target, technique
 from opsin.results import Heatmap

@@ -4,13 +4,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from opsin.activations import Activations
 from opsin.backward import differentiating
 from opsin.errors import InputError
 from opsin.gradients import derivative
-from opsin.model import Activations, Call, Model
+from opsin.model import Model
 from opsin.objectives import Objective
 from opsin.registry import Arg, Target, technique
 from opsin.results import Gallery, Panel
+from opsin.tracing import Call
 
 PARAMETRIZED = "parametrizations."  # what a module's weight is computed from
 MAX_MATRIX = 128  # rows and columns of a matrix that fit a page; found by trial
