@@ -292,17 +292,75 @@ class ToLast(nn.Module):
         return x.permute(0, 2, 3, 1)  # (n, c, h, w) -> (n, h, w, c)
 
 
+def laid(maps: Tensor, layout: str) -> Tensor:
+    """Maps in another layout; `tokens` stand behind one that is no position."""
+    if layout == "maps":
+        return maps
+    last = maps.permute(0, 2, 3, 1)  # (n, c, h, w) -> (n, h, w, c)
+    return last if layout == "maps_last" else F.pad(last.flatten(1, 2), (0, 0, 1, 0), value=0.5)
+
+
+def unlaid(values: Tensor, layout: str, columns: int) -> Tensor:
+    """What `laid` was given, but for the token that is no position."""
+    if layout == "maps":
+        return values
+    last = values if layout == "maps_last" else values[:, 1:].unflatten(1, (-1, columns))
+    return last.permute(0, 3, 1, 2)  # (n, h, w, c) -> (n, c, h, w)
+
+
+class Step(nn.Module):
+    """A convolution whose maps come and go in a layout."""
+
+    def __init__(self, inputs: int, outputs: int, layout: str) -> None:
+        super().__init__()
+        self.layout = layout
+        self.weight = nn.Parameter(torch.empty(outputs, inputs, 3, 3))
+        self.bias = nn.Parameter(torch.empty(outputs))
+
+    def forward(self, x: Tensor, columns: int) -> Tensor:
+        maps = F.conv2d(unlaid(x, self.layout, columns), self.weight, self.bias, padding=1)
+        return laid(maps, self.layout)
+
+
+class Permuted(nn.Module):
+    """One network in any layout: twins with the same weights differ in how their layers' outputs lie."""
+
+    def __init__(self, layout: str) -> None:
+        super().__init__()
+        self.layout = layout
+        self.stem = nn.Conv2d(3, 7, 4, stride=4)
+        self.conv1 = Step(7, 9, layout)
+        self.relu1 = nn.ReLU()
+        self.conv2 = Step(9, 6, layout)
+        self.relu2 = nn.ReLU()
+        self.fc = nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = self.stem(x)
+        columns = maps.shape[3]
+        x = self.relu1(self.conv1(laid(maps, self.layout), columns))
+        x = self.relu2(self.conv2(x, columns))
+        return self.fc(unlaid(x, self.layout, columns).mean((2, 3)))
+
+
+PERMUTED = ("maps", "maps_last", "tokens")
+
+
+def permuted(layout: str, **settings: Any) -> nn.Module:
+    return seeded(Permuted(layout), **settings)
+
+
 class ChannelsLast(nn.Module):
-    """Maps that lie as (n, h, w, c), as in Swin and ConvNeXt; 10 channels, so that no size is mistaken."""
+    """Maps that lie as (n, h, w, c), as in Swin and ConvNeXt."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem = nn.Conv2d(3, 10, 4, stride=4)
+        self.stem = nn.Conv2d(3, 9, 4, stride=4)
         self.last = ToLast()
-        self.norm = nn.LayerNorm(10)
-        self.wide = nn.Linear(10, 10)
+        self.norm = nn.LayerNorm(9)
+        self.wide = nn.Linear(9, 9)
         self.relu = nn.ReLU()
-        self.fc = nn.Linear(10, 5)
+        self.fc = nn.Linear(9, 5)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.relu(self.wide(self.norm(self.last(self.stem(x)))))

@@ -385,6 +385,37 @@ def test_a_twin_gives_the_same(name, twin):
 
 
 @every
+@pytest.mark.parametrize("layer", ["conv1", "relu2"])
+@pytest.mark.parametrize("layout", [layout for layout in nets.PERMUTED if layout != "maps"])
+def test_a_twin_whose_layers_lie_otherwise_gives_the_same(name, layout, layer):
+    model, twin = fresh(nets.permuted("maps")), fresh(nets.permuted(layout))
+    assert twin.call(layer).layout == layout
+    settings = at_layer(name, layer) | towards(name, "3; 1" if name not in CLIMBING else f"{layer}:4")
+    tolerance = CLIMBED if name in CLIMBING else 1e-9
+    expected, result = (outcome(name, one, **settings) for one in (model, twin))
+    assert type(result) is type(expected)
+    if isinstance(expected, opsin.OpsinError):
+        assert str(result) == str(expected)
+    elif name == "layers":  # shows tokens that are no positions among the rest
+        maps = {(p.group, p.title): p.values for p in expected.panels if "activations" in p.title}
+        others = {(p.group, p.title): p.values for p in result.panels if "activations" in p.title}
+        assert maps.keys() == others.keys()
+        for key, values in maps.items():
+            torch.testing.assert_close(others[key], values, rtol=tolerance, atol=tolerance)
+    else:
+        close(result, expected, tolerance)
+
+
+def test_no_two_of_size_channels_and_tokens_are_equal_in_a_network_of_the_contract():
+    for net in (nets.plain(), nets.vit(), nets.channels_last(), *map(nets.permuted, nets.PERMUTED)):
+        for call in fresh(net).calls.values():
+            if call.layout != "vector" and call.extent not in (None, (1, 1)):
+                sides = set(call.extent) | ({call.shape[1]} if call.layout == "tokens" else set())
+                channels = call.shape[1] if call.layout == "maps" else call.shape[-1]
+                assert channels not in sides
+
+
+@every
 @pytest.mark.parametrize("layer", ["bn1", "bn2"])
 def test_a_batch_normalisation_before_an_in_place_rectifier_is_not_overwritten(name, layer):
     settings = at_layer(name, layer) if name in RUNNING else {}

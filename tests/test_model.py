@@ -518,7 +518,7 @@ def test_channels_last_maps_are_seen_as_maps():
     assert (calls["stem"].layout, calls["stem"].extent) == ("maps", (4, 4))
     for name in ("last", "norm", "wide", "relu"):
         assert (calls[name].shape, calls[name].layout, calls[name].extent) == (
-            (1, 4, 4, 10),
+            (1, 4, 4, 9),
             "maps_last",
             (4, 4),
         )

@@ -67,6 +67,11 @@ class Activations(dict[str, Tensor]):
         values = self.channels(layer)
         return values.reshape(*values.shape[:2], -1).mean(2)  # (n, c, h, w) or (n, c) -> (n, c)
 
+    def units(self, layer: str) -> Tensor:
+        """The activations of `layer` without tokens that are no positions; all where the layout is unknown."""
+        call = self._calls.get(layer)
+        return self[layer] if call is None or call.layout == "other" else self.channels(layer)
+
     def as_channels(self, values: Tensor, layer: str) -> Tensor:
         """Values of the shape of `layer`'s activations with the channel in dimension 1."""
         call = self._calls.get(layer)

@@ -221,8 +221,11 @@ def direction(layer: str, vector: Sequence[float]) -> Objective:
 
 
 def energy(layer: str) -> Objective:
-    """Half the mean square of a layer's activations: its gradient in them is they themselves (DeepDream)."""
-    return Objective(f"energy({layer})", (layer,), lambda a: a[layer].square().flatten(1).mean(1) / 2)
+    """Half the mean square of a layer's units: its gradient is the activations themselves (DeepDream).
+
+    Tokens that are no positions (a class token) take no part.
+    """
+    return Objective(f"energy({layer})", (layer,), lambda a: a.units(layer).square().flatten(1).mean(1) / 2)
 
 
 def diversity(layer: str) -> Objective:
