@@ -794,3 +794,12 @@ def test_labels_and_probabilities():
     expected = torch.tensor([[0.5, 0.5], [0.25, 0.75]])
     torch.testing.assert_close(model.probabilities(scores), expected)
     torch.testing.assert_close(model.probabilities(expected), expected)  # a network that ends in a softmax
+
+
+def test_the_probability_of_a_single_score_is_its_sigmoid():
+    single = nets.seeded(nets.Chain(**{**dict(nets.Plain().named_children()), "fc": nn.Linear(6, 1)}))
+    model = nets.model(single)
+    scores = model.run(IMAGES)["output"]
+    expected = 1 / (1 + (-scores.float()).exp())
+    assert not expected.eq(1).any()
+    torch.testing.assert_close(model.probabilities(scores), expected)

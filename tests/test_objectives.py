@@ -649,3 +649,11 @@ def test_a_class_name_may_have_a_semicolon():
     made = opsin.class_model(model, [0, 1], steps=1)
     assert [panel.group for panel in made.panels] == ["0 (cat; house)", "1 (dog)"]
     assert opsin.resume(made, model, steps=2).record.arguments["target"] == "0 (cat; house); 1 (dog)"
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_the_gradient_of_a_gram_matrix_holds_for_signals_that_are_not_symmetric(channels_last):
+    form = torch.channels_last if channels_last else torch.contiguous_format
+    maps = torch.randn(2, 3, 4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    maps = maps.contiguous(memory_format=form).requires_grad_()
+    assert torch.autograd.gradcheck(objectives.gram, (maps,))  # differentiates every entry by itself

@@ -68,7 +68,7 @@ class Activations(dict[str, Tensor]):
         return values.reshape(*values.shape[:2], -1).mean(2)  # (n, c, h, w) or (n, c) -> (n, c)
 
     def units(self, layer: str) -> Tensor:
-        """The activations of `layer` without tokens that are no positions; all where the layout is unknown."""
+        """The activations of `layer` without tokens that are no positions; all of an unknown layout."""
         call = self._calls.get(layer)
         return self[layer] if call is None or call.layout == "other" else self.channels(layer)
 

@@ -112,6 +112,6 @@ def _measured(model: Model, layers: tuple[str, ...]) -> tuple[dict[str, int], in
         extent, field = model.calls[layer].extent or (1, 1), fields[layer]
         strides[layer] = stride = round(model.size[0] / extent[0])
         row, column = (stride * (side // 2) for side in extent)
-        beyond = (row - field.top, column - field.left, field.bottom - row, field.right - column)
-        reach = max(reach, *beyond)
+        before, behind = (row - field.top, column - field.left), (field.bottom - row, field.right - column)
+        reach = max(reach, *before, *(edge - stride for edge in behind))
     return strides, reach
