@@ -397,6 +397,16 @@ def test_a_buffer_that_only_a_later_forward_edits_comes_back():
         assert not net.mid.conv.seen.any()
 
 
+@pytest.mark.parametrize("leave", [SystemExit(0), SystemExit("no"), OSError("gone")])
+def test_a_forward_that_wants_to_leave_is_the_network_s_error(leave):
+    class Leaving(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            raise leave
+
+    with pytest.raises(opsin.NetworkError, match="Leaving failed on an input of"):
+        nets.model(Leaving()).run(IMAGES)
+
+
 @pytest.mark.parametrize("error", [KeyError("mine"), ValueError("mine"), opsin.InputError("mine")])
 def test_an_error_of_what_replaces_a_layer_is_not_the_network_s(error):
     def replacing(_: Tensor) -> Tensor:
@@ -757,6 +767,21 @@ def test_a_gradient_through_quantised_layers_is_refused_and_other_techniques_are
 def test_what_is_no_dense_tensor_of_numbers_is_not_run(images, said):
     with pytest.raises(opsin.InputError, match=said):
         PLAIN.run(images)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"mean": [torch.nan] * 3}, "mean and std are finite numbers"),
+        ({"std": [0, 1, 1]}, "std not zero"),
+        ({"size": 0}, "size is one or two positive whole numbers, not 0"),
+        ({"crop": 0}, "crop is above 0 and at most 1, not 0"),
+        ({"crop": torch.nan}, "crop is above 0"),
+    ],
+)
+def test_preprocessing_that_cannot_be_is_refused(settings, said):
+    with pytest.raises(opsin.InputError, match=said):
+        nets.model(nets.plain(), **settings)
 
 
 def test_preprocessing_of_the_wrong_length_is_refused():

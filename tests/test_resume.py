@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -136,7 +138,7 @@ def test_another_target_is_refused():
 
 
 def test_fewer_steps_than_have_been_climbed_are_refused():
-    with pytest.raises(opsin.InputError, match="3 steps have been climbed: 2 are fewer"):
+    with pytest.raises(opsin.InputError, match="already has 3 steps: 2 are fewer"):
         opsin.resume(stopped("class_model"), MODEL, steps=2)
 
 
@@ -180,3 +182,14 @@ def test_the_record_says_what_was_climbed(case):
 def test_layers_that_nobody_chose_are_named():
     made = opsin.deepdream(MODEL, PHOTOS, steps=1, octaves=1)
     assert made.record.notes == ("climbed: energy(relu1)",)
+
+
+@pytest.mark.parametrize(
+    "number", [torch.tensor(3j), torch.tensor(3, dtype=torch.uint16), torch.tensor(True)]
+)
+def test_a_state_whose_number_of_steps_is_of_another_kind_is_refused(number):
+    part = stopped("class_model")
+    (name,) = [name for name in part.state if name.endswith(".number")]
+    damaged = replace(part, state={**part.state, name: number})
+    with pytest.raises(opsin.InputError, match="the state to go on from is damaged"):
+        opsin.resume(damaged, MODEL)

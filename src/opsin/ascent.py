@@ -163,7 +163,7 @@ def _restore(
 def _number(state: Mapping[str, Tensor]) -> int:
     """How many steps have been climbed. Raises `InputError` where the state does not say."""
     number = state.get("number")
-    if number is None or number.shape != () or number.is_floating_point() or number < 0:
+    if number is None or number.shape != () or number.dtype != torch.int64 or number < 0:
         raise InputError(f"{DAMAGED}the number of steps is {number}")
     return int(number)
 

@@ -1,6 +1,5 @@
 """The command line: one command a technique, made from the registry."""
 
-import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +11,7 @@ from click.core import ParameterSource
 from opsin import registry
 from opsin.collection.commands import COMMANDS
 from opsin.errors import NetworkError, OpsinError
-from opsin.output import each, finish, say_resumable, write
+from opsin.output import ANIMATIONS, each, finish, keep_animation, say_not_begun, say_resumable, write
 from opsin.registry import Parameter
 from opsin.signals import end, exit_code, handling
 from opsin.terminal import (
@@ -23,6 +22,7 @@ from opsin.terminal import (
     batches,
     default_model,
     model_option,
+    named,
     open_collection,
     open_model,
     open_photos,
@@ -139,7 +139,7 @@ def explain(
                 images,
                 target=target,
                 layer=layer,
-                techniques=list(techniques) or None,
+                techniques=list(dict.fromkeys(techniques)) or None,
                 names=names,
                 collection=alike,
             )
@@ -175,7 +175,9 @@ def models(family: str | None) -> None:
 
 
 @cli.command()
-@click.option("--out", "-o", "folder", default="gallery", show_default=True, help="Output folder.")
+@click.option(
+    "--out", "-o", "folder", default="gallery", show_default=True, callback=named, help="Output folder."
+)
 def gallery(folder: str) -> None:
     """Make one page with a picture of every technique, on sample photos."""
     from opsin.gallery import gallery as run
@@ -192,7 +194,7 @@ EVERY = click.option(
 )
 ANIMATION = click.option(
     "--animation",
-    type=click.Choice(["webp", "gif"]),
+    type=click.Choice(ANIMATIONS),
     default="webp",
     show_default=True,
     help="Kind of the animation.",
@@ -211,7 +213,9 @@ ANIMATION = click.option(
 )
 @EVERY
 @ANIMATION
-@click.option("--out", "-o", "folder", default=None, help="Output folder; by default the result's own.")
+@click.option(
+    "--out", "-o", "folder", default=None, callback=named, help="Output folder; by default the result's own."
+)
 def resume(
     result: str,
     model_name: str | None,
@@ -227,7 +231,7 @@ def resume(
     """
     from opsin.folders import writing
     from opsin.results import Result
-    from opsin.resuming import parts
+    from opsin.resuming import not_begun, parts
 
     stored = parts(result)
     loaded = {name: Result.load(part) for name, part in stored.items()}
@@ -235,13 +239,13 @@ def resume(
     if first.record is None:
         raise click.UsageError(f"{result} does not say how it was made")
     model = reopen_model(first.record.model, model_name, weights, result)
-    place = folder or result
+    place, absent = folder or result, not_begun(result)
     with writing(place) as fresh, progress(every) as watch:
-        for name, inner in each(loaded, fresh, watch):
+        for name, inner in each(loaded, fresh, watch, absent):
             write(registry.resume(loaded[name], model, steps=steps), watch.frames, inner, animation)
-            if not any(inner.glob("steps.*")):
-                for kept in stored[name].glob("steps.*"):
-                    shutil.copy(kept, inner)  # of the steps that came before
+            keep_animation(stored[name], inner)
+    if watch.ended_by is None:
+        say_not_begun(absent)
     finish(place, watch)
 
 

@@ -29,7 +29,7 @@ from opsin.records import as_json, read_json
 
 RECORD, VALUES, PAGE, FACTS = "record.json", "values.npz", "index.html", "facts.json"
 MANIFEST, BOTH = "manifest.json", "manifest-both.json"
-WORKING, LOCK = ".opsin-", "lock"
+WORKING, LOCK, MARK = ".opsin-", "lock", "working.json"
 RESCUED = "result-"  # a folder of results that could not take their place
 
 Listed = set[tuple[str, str]]  # names and SHA-256
@@ -41,6 +41,14 @@ class Manifest:
 
     kind: Literal["Manifest"]
     files: list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Mark:
+    """What a working folder says of itself, so that no other folder is taken for one."""
+
+    kind: Literal["Working folder"]
+    name: str
 
 
 class StorageError(OSError):
@@ -73,18 +81,24 @@ def writing(folder: str | Path) -> Iterator[Path]:
                 leftovers = _leftovers(target, folder)
                 working = Path(tempfile.mkdtemp(prefix=WORKING, dir=target))
                 undo.callback(shutil.rmtree, working, ignore_errors=True)
+                (working / MARK).write_text(as_json(asdict(Mark("Working folder", working.name))), "utf-8")
                 lock = undo.enter_context(FileLock(working / LOCK, timeout=0))
             yield working
             with storing():
                 _seal(working)
                 lock.release()
-                (working / LOCK).unlink(missing_ok=True)
+                for name in (LOCK, MARK):
+                    (working / name).unlink(missing_ok=True)
                 _refuse_foreign(target, folder, rescued=working)
                 _place(working, target)
                 for leftover in leftovers:
                     shutil.rmtree(leftover, ignore_errors=True)
     except StorageError as error:
         raise InputError(f"cannot write to {folder}: {error.strerror}") from error
+    except RecursionError as error:
+        raise InputError(
+            f"{folder} holds folders too deep in each other: choose another output folder"
+        ) from error
 
 
 def interrupted(folder: str | Path) -> Path | None:
@@ -191,13 +205,15 @@ def _listed(folder: Path) -> Listed | None:
 def _is_working(folder: Path) -> bool:
     """Whether a folder is one in which a command works or worked.
 
-    Its lock is an empty file and no link: taking the lock would empty another file.
+    It says so under its own name. Its lock is an empty file and no link: taking the lock would empty another.
     """
-    try:
-        about = (folder / LOCK).lstat()
-    except OSError:
+    if not folder.name.startswith(WORKING):
         return False
-    return folder.name.startswith(WORKING) and S_ISREG(about.st_mode) and not about.st_size
+    try:
+        lock, mark = (folder / LOCK).lstat(), read_json(folder / MARK, Mark)
+    except (OSError, InputError):
+        return False
+    return S_ISREG(lock.st_mode) and not lock.st_size and mark.name == folder.name
 
 
 def _leftovers(target: Path, folder: str | Path) -> list[Path]:
@@ -213,9 +229,13 @@ def _leftovers(target: Path, folder: str | Path) -> list[Path]:
 
 
 def _seal(working: Path) -> None:
-    """Write a manifest into a working folder and each one below; the lock is not listed."""
+    """Write a manifest into a working folder and each one below; its lock and mark are not listed."""
     for folder in [working, *(path for path in working.rglob("*") if path.is_dir())]:
-        files = [path for path in folder.iterdir() if path.is_file() and path != working / LOCK]
+        files = [
+            path
+            for path in folder.iterdir()
+            if path.is_file() and path not in (working / LOCK, working / MARK)
+        ]
         _write_manifest(folder / MANIFEST, {(path.name, _sha256(path)) for path in files})
 
 

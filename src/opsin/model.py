@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import cached_property, partial
+from math import isfinite
 from types import MappingProxyType
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -99,10 +100,12 @@ class Model:
         self.network: nn.Module = getattr(network, "_orig_mod", network)
         self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
         self.size: tuple[int, int] = (size, size) if isinstance(size, int) else (size[0], size[1])
-        if not (all(isinstance(s, int) and s > 0 for s in self.size) and 0 < crop <= 1 and 0 not in std):
-            raise InputError(
-                f"size {size!r}, crop {crop!r} or std {std!r} cannot be: whole, in (0, 1], not zero"
-            )
+        if not all(isinstance(side, int) and side > 0 for side in self.size):
+            raise InputError(f"size is one or two positive whole numbers, not {size!r}")
+        if not 0 < crop <= 1:
+            raise InputError(f"crop is above 0 and at most 1, not {crop!r}")
+        if 0 in std or not all(map(isfinite, (*mean, *std))):
+            raise InputError(f"mean and std are finite numbers, std not zero, not {mean!r} and {std!r}")
         if interpolation.upper() not in Image.Resampling.__members__:
             raise unknown("interpolation", interpolation, [r.lower() for r in Image.Resampling.__members__])
         if labels is not None and (
@@ -389,9 +392,10 @@ class Model:
                 raise passed.error from passed.error.__cause__
             except (OpsinError, torch.OutOfMemoryError):
                 raise
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 shape = "x".join(map(str, x.shape))
-                raise NetworkError(f"{self.name} failed on an input of {shape}: {error}") from error
+                said = str(error) if isinstance(error, Exception) else repr(error)
+                raise NetworkError(f"{self.name} failed on an input of {shape}: {said}") from error
 
 
 def _weight(module: nn.Module, name: str) -> Tensor | None:

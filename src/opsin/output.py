@@ -2,28 +2,34 @@
 
 import shlex
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
+from opsin.files import MIB, read_regular
 from opsin.folders import RECORD, discard_checkpoints, storing
 from opsin.records import as_json
 from opsin.resuming import stopped
 from opsin.watch import Watch
 
+ANIMATIONS = ("webp", "gif")
+LARGEST_ANIMATION = 512 * MIB
 
-def each(names: Iterable[str], fresh: Path, watch: Watch) -> Iterator[tuple[str, Path]]:
-    """The results to make, with their folders; a signal that ended one of them ends the others too."""
+
+def each(
+    names: Iterable[str], fresh: Path, watch: Watch, absent: Sequence[str] = ()
+) -> Iterator[tuple[str, Path]]:
+    """The results to make, with their folders; a signal that ended one of them ends the others too.
+
+    The index also lists those that are `absent`: what was asked for and not begun.
+    """
     todo = list(names)
-    _write_index(fresh, todo)  # so that what a killed command made can be told from what it did not begin
+    _write_index(fresh, [*todo, *absent])
     for done, name in enumerate(todo):
         if watch.ended_by is not None:
-            click.echo(
-                f"opsin: not begun: {', '.join(todo[done:])}; run the command again for these", err=True
-            )
-            _write_index(fresh, todo[:done])
+            say_not_begun([*todo[done:], *absent])
             return
         inner = fresh / name
         with storing():
@@ -39,6 +45,15 @@ def _write_index(fresh: Path, names: list[str]) -> None:
             (fresh / RECORD).write_text(as_json({"kind": "Photos", "photos": names}), "utf-8")
 
 
+def say_not_begun(names: Sequence[str]) -> None:
+    """Say which photos a command had not begun when it ended."""
+    if names:
+        click.echo(
+            f"opsin: not begun: {', '.join(names)}; for these, run the command into another folder (-o)",
+            err=True,
+        )
+
+
 def write(result: Any, frames: list[Any], inner: Path, animation: str) -> None:
     """Write a result with its frames."""
     from opsin.colour import animate
@@ -50,6 +65,19 @@ def write(result: Any, frames: list[Any], inner: Path, animation: str) -> None:
         if getattr(result, "film", False) and animation != "webp":
             (inner / "animation.webp").unlink()
             animate(list(result.images), inner / f"animation.{animation}")
+
+
+def keep_animation(before: Path, inner: Path) -> None:
+    """Copy the animation of the steps that came before, where the new ones made none."""
+    names = [f"steps.{kind}" for kind in ANIMATIONS]
+    if any((inner / name).exists() for name in names):
+        return
+    for name in names:
+        old = before / name
+        if old.is_file() and not old.is_symlink():
+            data = read_regular(old, LARGEST_ANIMATION)
+            with storing():
+                (inner / name).write_bytes(data)
 
 
 def say_resumable(place: str) -> None:

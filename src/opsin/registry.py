@@ -188,7 +188,7 @@ def resume(result: Any, model: Any, *, steps: int | None = None, target: Any = N
     about, record = get(loaded.record.technique), loaded.record
     climbed = _climbed(loaded.state)
     if steps is not None and steps < climbed:
-        raise InputError(f"{climbed} steps have been climbed: {steps} are fewer")
+        raise InputError(f"this result already has {climbed} steps: {steps} are fewer")
     if (sha256 := str(record.model.get("sha256"))) != model.weigh().fingerprint:
         raise InputError(
             f"these pictures were made with {record.model.get('name')} (weights {sha256[:12]}), "

@@ -120,7 +120,7 @@ def explain(
         from opsin.collection.store import opened  # noqa: PLC0415 (slow, and only needed for a collection)
 
         opened(collection).check(model)
-    techniques = [techniques] if isinstance(techniques, str) else techniques
+    techniques = [techniques] if isinstance(techniques, str) else list(dict.fromkeys(techniques or ()))
     if layer is not None:
         model.call(layer)
     goals = _goals(model, photos, target)

@@ -23,16 +23,32 @@ def parts(folder: str | Path) -> dict[str, Path]:
 
     A single result is called `.`. Raises `InputError` where there is none, or a command is still writing.
     """
-    place = interrupted(folder) or Path(folder)
+    place = _place(folder)
     if not (place / RECORD).exists() and not checkpoints(place):
         raise InputError(f"{folder} holds no {RECORD}: not a saved result")
     names = _photos(place) or ["."]
     found = {name: part for name in names if (part := _last(place / name)) is not None}
-    if not found:
+    if not found and names != ["."]:
         raise InputError(
             f"{folder} holds no result to go on with: its command was killed before a checkpoint"
         )
+    if not found:
+        raise InputError(f"{folder} holds a {RECORD} but no {VALUES}: no pictures to go on with")
     return found
+
+
+def not_begun(folder: str | Path) -> list[str]:
+    """The photos that the command of an output folder had not begun when it ended."""
+    place = _place(folder)
+    if not (place / RECORD).exists():
+        return []
+    about, there = read_json(place / RECORD, Stage), parts(folder)
+    return [name for name in about.get("photos", []) if about["kind"] == "Photos" and name not in there]
+
+
+def _place(folder: str | Path) -> Path:
+    """Where the results are: in the folder, or in what a killed command left there."""
+    return interrupted(folder) or Path(folder)
 
 
 def stopped(folder: str | Path) -> dict[str, str]:

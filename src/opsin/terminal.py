@@ -34,8 +34,22 @@ MODEL_HELP = (
 DEFAULT_MODEL = "tf_efficientnet_lite0"
 WEIGHTS_HELP = "Checkpoint to load in place of the published weights, or 'random'."
 WEIGHTS = click.option("--weights", default=None, help=WEIGHTS_HELP)
+
+
+def named(_context: click.Context, _parameter: click.Parameter, folder: str | None) -> str | None:
+    """The name of an output folder, which is not empty."""
+    if folder is not None and not folder.strip():
+        raise click.BadParameter("the name of the output folder is empty")
+    return folder
+
+
 OUT = click.option(
-    "--out", "-o", "folder", default=None, help="Output folder; by default named after the command."
+    "--out",
+    "-o",
+    "folder",
+    default=None,
+    callback=named,
+    help="Output folder; by default named after the command.",
 )
 
 
@@ -113,8 +127,12 @@ def open_photos(photos: tuple[str, ...], target: str | None = None) -> "list[tup
     opened = lru_cache(HELD)(open_photo)
     found: list[tuple[str, Opened]] = []
     for path in photos:
+        if not path:
+            raise InputError("the name of a photo is empty")
         if is_collection(path):
             collection = open_collection(path)
+            if not len(collection):
+                raise InputError(f"{path} holds no images yet")
             found += [(r.name, partial(read, collection.source, r.path)) for r in collection.showing(target)]
         else:
             for one in folder_photos(path):

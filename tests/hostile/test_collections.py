@@ -5,6 +5,7 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 
+import lance
 import pytest
 
 import nets
@@ -21,6 +22,7 @@ from hostile.collections import (
     make,
     random_bytes,
 )
+from opsin.collection.tables import IMAGES
 from opsin.terminal import open_photos
 
 PHOTO = nets.images(1).float()
@@ -166,3 +168,10 @@ def test_a_lock_that_is_a_link_is_no_lock(copy, tmp_path):
     with pytest.raises(opsin.InputError, match=r"\.lock is no file of Opsin's"):
         scan(copy)
     assert (tmp_path / "theirs").read_text() == "years"
+
+
+def test_a_collection_whose_scan_was_killed_before_its_first_images_is_said_to_hold_none(copy):
+    lance.dataset(copy / IMAGES).delete("true")
+    for name in ("neighbours", "units", "photos of a class", "map"):
+        with pytest.raises(opsin.InputError, match=r"holds (no images|0)"):
+            READERS[name](copy)

@@ -67,6 +67,15 @@ FOREIGN = {
         "001.jpg": "holiday",
     },
     "a folder named like a working folder": {f"{WORKING}abc/holiday.jpg": "holiday"},
+    "a folder with a lock, named like a working folder": {
+        f"{WORKING}abc/lock": "",
+        f"{WORKING}abc/holiday.jpg": "holiday",
+    },
+    "a working folder that says another name": {
+        f"{WORKING}abc/lock": "",
+        f"{WORKING}abc/working.json": '{"kind": "Working folder", "name": ".opsin-xyz"}',
+        f"{WORKING}abc/holiday.jpg": "holiday",
+    },
     "a working folder whose lock says something": {f"{WORKING}abc/lock": "my diary"},
 }
 
@@ -335,6 +344,85 @@ def test_what_was_finished_before_the_kill_is_kept_and_what_was_not_begun_is_sai
     assert call(*words, "--steps", "300", "-o", "whole")[0] == 0
     for name in ("a.png", "b.png"):
         assert opsin.Result.load(f"on/{name}") == opsin.Result.load(f"whole/{name}")
+
+
+def test_what_was_not_begun_before_the_kill_is_said_by_who_goes_on(here, call):
+    words = ("deepdream", "a.png", "b.png", "--layers", "0", "--octaves", "1", "--tile", "64", *OWN)
+    killed(*words, "--steps", "100000", "-o", "out", when=has_checkpoint("a.png"))
+    code, _, err = call("resume", "out", *OWN, "--steps", steps_of("a.png") + 1)
+    assert code == 0
+    assert "not begun: b.png; for these, run the command into another folder (-o)" in err
+    assert call("resume", "out", *OWN)[2].count("not begun: b.png") == 1
+
+
+def steps_of(name):
+    (kept,) = Path("out").glob(f"{WORKING}*/{name}/checkpoint-*")
+    return len(opsin.Result.load(kept).state["0.scores"])
+
+
+LINKS = {
+    "a link to a file elsewhere": lambda path: path.symlink_to("/etc/hostname"),
+    "a link to nothing": lambda path: path.symlink_to("nowhere"),
+    "an endless file": lambda path: path.symlink_to("/dev/zero"),
+    "a folder": lambda path: path.mkdir(),
+    "a pipe": os.mkfifo,
+}
+
+
+@pytest.mark.parametrize("suffix", ["txt", "webp", "gif"])
+@pytest.mark.parametrize("kind", LINKS)
+def test_only_an_animation_of_its_own_is_taken_along_by_who_goes_on(here, call, kind, suffix):
+    assert call(*CLIMB, "--steps", "2")[0] == 0
+    LINKS[kind](Path("out", f"steps.{suffix}"))
+    assert call("resume", "out", *OWN, "--steps", "3", "-o", "on")[0] == 0
+    assert not list(Path("on").glob("steps.*"))
+
+
+def test_an_animation_of_the_steps_before_is_taken_along(here, call):
+    assert call(*CLIMB, "--steps", "3", "--every", "1")[0] == 0
+    assert call("resume", "out", *OWN, "--steps", "4", "-o", "on")[0] == 0
+    assert Path("on/steps.webp").read_bytes() == Path("out/steps.webp").read_bytes()
+
+
+def nested(folder):
+    """As many folders in each other as Python cannot walk down."""
+    before = Path.cwd()
+    Path(folder).mkdir()
+    os.chdir(folder)
+    for _ in range(1500):
+        Path("a").mkdir()
+        os.chdir("a")
+    os.chdir(before)
+
+
+def test_folders_too_deep_in_each_other_are_refused(here, call):
+    nested("deep")
+    for words in (("saliency", "a.png", *OWN, "-o", "deep"), ("scan", "deep", *OWN, "-o", "collection")):
+        code, _, err = call(*words)
+        assert code == 2
+        assert "deep holds folders too deep in each other" in err
+    subprocess.run(["rm", "-rf", "deep"], check=True)
+
+
+@pytest.mark.parametrize(
+    "words", [("saliency", "a.png"), ("scan", "."), ("gallery",), ("resume", "out"), ("explain", "a.png")]
+)
+def test_an_output_folder_without_a_name_is_refused(here, call, words):
+    before = tree()
+    code, _, err = call(*words, "-o", "")
+    assert (code, tree()) == (2, before)
+    assert "the name of the output folder is empty" in err
+
+
+def test_a_photo_without_a_name_is_refused(here, call):
+    assert call("saliency", "", *OWN)[0] == 2
+
+
+def test_a_technique_that_is_named_twice_runs_once(here, call):
+    once = ("--technique", "saliency")
+    for out, chosen in (("once", once), ("twice", once * 2)):
+        assert call("explain", "a.png", *OWN, *chosen, "-o", out)[0] == 0
+    assert Path("twice/index.html").read_text("utf-8") == Path("once/index.html").read_text("utf-8")
 
 
 def test_the_next_command_says_what_could_be_gone_on_with_and_removes_it_at_its_end(here, call):

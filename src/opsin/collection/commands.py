@@ -13,6 +13,7 @@ from opsin.terminal import (
     OUT,
     WEIGHTS,
     model_option,
+    named,
     open_collection,
     open_model,
     open_photos,
@@ -57,7 +58,15 @@ OWN_MODEL = model_option(None, "By default the collection's own.")
 )
 @click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True)
 @click.option("--address", default=None, help="Of a Ray cluster; by default one of this machine is started.")
-@click.option("--out", "-o", "folder_out", default="collection", show_default=True, help="The collection.")
+@click.option(
+    "--out",
+    "-o",
+    "folder_out",
+    default="collection",
+    show_default=True,
+    callback=named,
+    help="The collection.",
+)
 def scan(
     folder: str,
     model_name: str,

@@ -84,7 +84,7 @@ class Source:
         """Every image, folder by folder, in the order of the names; each folder once, by its own name."""
         if "://" in self.root:
             return self._remote_entries()
-        return self._local_entries(Path(self.root), "", set())
+        return self._checked(self._local_entries(Path(self.root), "", set()))
 
     def read(self, path: str) -> bytes:
         """A file's bytes. Raises `InputError`, which of a folder says why it cannot be listed."""
@@ -97,6 +97,12 @@ class Source:
             return photo_bytes(Path(self.root) / path, path)
         except OSError as error:
             raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+
+    def _checked(self, entries: Iterator[Entry]) -> Iterator[Entry]:
+        try:
+            yield from entries
+        except RecursionError as error:
+            raise InputError(f"{self.root} holds folders too deep in each other") from error
 
     def _is_ours(self, folder: str) -> bool:
         """Whether Opsin wrote a folder: a collection, or the output of a command."""

@@ -66,6 +66,8 @@ def units(
     """
     collection = opened(collection)
     collection.check(model)
+    if not len(collection):
+        raise InputError(f"{collection.folder} holds no images yet")
     layer = collection.about.layers[collection.layer(layer)].name
     tally = collection.tally(layer)
     count = len(tally.values)
