@@ -20,9 +20,9 @@ from opsin.terminal import (
     PHOTOS,
     WEIGHTS,
     batches,
+    check_folder_name,
     default_model,
     model_option,
-    named,
     open_collection,
     open_model,
     open_photos,
@@ -176,7 +176,13 @@ def models(family: str | None) -> None:
 
 @cli.command()
 @click.option(
-    "--out", "-o", "folder", default="gallery", show_default=True, callback=named, help="Output folder."
+    "--out",
+    "-o",
+    "folder",
+    default="gallery",
+    show_default=True,
+    callback=check_folder_name,
+    help="Output folder.",
 )
 def gallery(folder: str) -> None:
     """Make one page with a picture of every technique, on sample photos."""
@@ -214,7 +220,12 @@ ANIMATION = click.option(
 @EVERY
 @ANIMATION
 @click.option(
-    "--out", "-o", "folder", default=None, callback=named, help="Output folder; by default the result's own."
+    "--out",
+    "-o",
+    "folder",
+    default=None,
+    callback=check_folder_name,
+    help="Output folder; by default the result's own.",
 )
 def resume(
     result: str,

@@ -12,8 +12,8 @@ from opsin.terminal import (
     DEFAULT_MODEL,
     OUT,
     WEIGHTS,
+    check_folder_name,
     model_option,
-    named,
     open_collection,
     open_model,
     open_photos,
@@ -64,7 +64,7 @@ OWN_MODEL = model_option(None, "By default the collection's own.")
     "folder_out",
     default="collection",
     show_default=True,
-    callback=named,
+    callback=check_folder_name,
     help="The collection.",
 )
 def scan(
