@@ -14,7 +14,7 @@ test: .venv/test
 	$(BIN)/python -m pytest
 
 check: .venv/check
-	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/python docs/build.py --check
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports && $(BIN)/python docs/build.py --check
 
 bench: .venv/bench
 	$(BIN)/python benchmarks/attribution.py

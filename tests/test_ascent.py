@@ -7,11 +7,13 @@ from torch import nn
 import nets
 import opsin
 from opsin import objectives
-from opsin.ascent import ascend
-from opsin.canvas import Fourier
-from opsin.objectives import Objective, channel, each, energy, gram, gram_match
-from opsin.pooling import AveragePooling
-from opsin.transforms import affine, jitter
+from opsin.network.shortcuts.pooling import AveragePooling
+from opsin.objectives.features import gram, gram_match
+from opsin.objectives.objective import Objective
+from opsin.objectives.units import channel, each, energy
+from opsin.optimise.ascent import ascend
+from opsin.optimise.canvas import Fourier
+from opsin.optimise.transforms import affine, jitter
 
 NET = nets.plain()
 MODEL = nets.model(NET)

@@ -6,9 +6,10 @@ import torch
 import nets
 import opsin
 from hostile import networks_that_cannot_be_differentiated as hostile
-from opsin import colour, registry
-from opsin.objectives import gram, gram_match
-from opsin.regions import fields
+from opsin.images import colour
+from opsin.network.regions import fields
+from opsin.objectives.features import gram, gram_match
+from opsin.registry import catalogue
 
 SIZE = 40
 IMAGES = nets.images(1, h=SIZE)
@@ -33,7 +34,7 @@ A_RECTIFIER_IN_PLACE = "a rectifier in place on two views"
 
 
 def run(name: str, net: torch.nn.Module, **settings: object) -> opsin.Result:
-    technique = registry.get(name)
+    technique = catalogue.get(name)
     given = (IMAGES,) if technique.takes_images else ()
     towards = {"target": 1} if "target" in technique.parameters else {}
     return technique.run(nets.model(net, size=SIZE), *given, **towards, **settings)

@@ -21,10 +21,10 @@ import nets
 import opsin
 from hostile import networks
 from nets import state
-from opsin import registry
+from opsin.registry import catalogue
 
 SIZE = 40  # the default patch of occlusion fits in
-TECHNIQUES = registry.techniques()
+TECHNIQUES = catalogue.techniques()
 ON_IMAGES = {name: technique for name, technique in TECHNIQUES.items() if technique.takes_images}
 CLIMBING = {name: technique for name, technique in TECHNIQUES.items() if technique.climbs}
 RUNNING = ON_IMAGES | CLIMBING  # all that call the network
@@ -261,7 +261,7 @@ def test_is_public_documented_and_cited(name):
     assert technique.name == name
     assert getattr(opsin, name) is technique.run
     assert name in opsin.__all__
-    assert registry.names()[name] == technique.summary
+    assert catalogue.names()[name] == technique.summary
     assert technique.summary.endswith(".")
     assert technique.reading.endswith(".")
     assert len(technique.paper) > 20
@@ -577,9 +577,9 @@ def test_pythons_generator_is_left_as_it_was():
 import random
 import nets
 import test_contract
-from opsin import registry
+from opsin.registry import catalogue
 model = nets.model(nets.plain(), size=40)
-for name, technique in registry.techniques().items():
+for name, technique in catalogue.techniques().items():
     before = random.getstate()
     test_contract.run(name, model)
     assert random.getstate() == before, name

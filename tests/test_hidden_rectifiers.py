@@ -12,9 +12,11 @@ from torch.nn import functional as F
 import nets
 import opsin
 from hostile import networks_with_hidden_rectifiers as hidden
-from opsin import colour, operations, rules
-from opsin.custom import CustomFunctions
-from opsin.results import CAUTION, noting
+from opsin.base.notes import CAUTION, noting
+from opsin.gradients import operations, rules
+from opsin.gradients.custom import CustomFunctions
+from opsin.images import colour
+from opsin.network import graph
 from oracle import Rectifiers
 
 IMAGES = nets.images(2)
@@ -402,7 +404,7 @@ NAMED = {
 
 def roles(function, x: Tensor) -> set[operations.Role]:
     """What the operations of a function are taken for."""
-    return {operations.role(node) for node in rules.nodes([function(x).grad_fn])}
+    return {operations.role(node) for node in graph.nodes([function(x).grad_fn])}
 
 
 def signals() -> Tensor:

@@ -6,20 +6,14 @@ import torch
 from PIL import Image
 
 import opsin
-from opsin import colour
-from opsin.folders import writing
-from opsin.records import Record, as_json
-from opsin.results import (
-    CAUTION,
-    Gallery,
-    Heatmap,
-    Panel,
-    Picture,
-    Pictures,
-    Result,
-    note,
-    noting,
-)
+from opsin.base.folders import writing
+from opsin.base.notes import CAUTION, note, noting
+from opsin.base.records import Record, as_json
+from opsin.images import colour
+from opsin.results.gallery import Gallery, Panel
+from opsin.results.heatmap import Heatmap
+from opsin.results.pictures import Picture, Pictures
+from opsin.results.result import Result
 
 
 def heatmap(values, **settings):

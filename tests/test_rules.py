@@ -9,8 +9,8 @@ from torch.utils.checkpoint import checkpoint
 import nets
 import opsin
 import reference
-from opsin import rules
-from opsin.techniques.saliency import saliency
+from opsin.gradients import rules
+from opsin.techniques.gradients.saliency import saliency
 
 IMAGES = nets.images(2)
 NORMALISED = torch.stack([torch.from_numpy(reference.normalised(reference.array(image))) for image in IMAGES])

@@ -20,8 +20,10 @@ from PIL import Image
 
 import nets
 import opsin
-from opsin.collection import labels, scanning, tables
-from opsin.collection.tally import NONE
+from opsin.collection.files import labels
+from opsin.collection.scan import chunks, scanning
+from opsin.collection.store import tables
+from opsin.collection.store.tally import NONE
 
 MODEL = nets.model(nets.plain())
 
@@ -57,13 +59,13 @@ def small_chunks(monkeypatch):
 def forwards(monkeypatch):
     """How many images of a scan the network is given, counted batch by batch."""
     counted = []
-    real = scanning.Growing.take
+    real = chunks.Growing.take
 
     def take(self, group):
         counted.append(len(group))
         return real(self, group)
 
-    monkeypatch.setattr(scanning.Growing, "take", take)
+    monkeypatch.setattr(chunks.Growing, "take", take)
     return counted
 
 
@@ -482,9 +484,9 @@ def test_many_scans_leave_no_old_versions_behind(root, tmp_path):
 KILLED = """
 import os, signal, sys
 import nets, opsin
-from opsin.collection import scanning
+from opsin.collection.scan import scanning
 
-scanning.LEAST_CHUNK = scanning.MOST_CHUNK = 8
+chunks.LEAST_CHUNK = chunks.MOST_CHUNK = 8
 left = int(sys.argv[3])
 
 def listen(step):
@@ -642,9 +644,9 @@ def test_a_record_that_finds_no_room_is_written_the_next_time(root, tmp_path, mo
 FULL = """
 import resource, sys
 import nets, opsin
-from opsin.collection import scanning
+from opsin.collection.scan import scanning
 
-scanning.LEAST_CHUNK = scanning.MOST_CHUNK = 64
+chunks.LEAST_CHUNK = chunks.MOST_CHUNK = 64
 model = nets.model(nets.plain())
 
 if __name__ == "__main__":
@@ -865,7 +867,7 @@ def test_broken_files_are_told_on_stderr(here, call):
 
 @pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_leaves_what_was_done(here, call, monkeypatch, by):
-    real, seen = scanning.Growing.take, []
+    real, seen = chunks.Growing.take, []
 
     def take(self, group):
         real(self, group)
@@ -875,7 +877,7 @@ def test_a_signal_leaves_what_was_done(here, call, monkeypatch, by):
 
     before = signal.signal(by, signal.default_int_handler)  # it may be ignored where the tests are run
     with monkeypatch.context() as patch:
-        patch.setattr(scanning.Growing, "take", take)
+        patch.setattr(chunks.Growing, "take", take)
         code, out, err = call("scan", "photos", *OWN)
     signal.signal(by, before)
     assert (code, out) == (128 + by, "")

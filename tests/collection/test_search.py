@@ -8,12 +8,13 @@ import torch
 
 import nets
 import opsin
-from opsin.collection import search, tables
-from opsin.collection.about import About, LayerAbout, about_model
-from opsin.collection.intake import writing
-from opsin.collection.search import ALIGNMENT, EXTRA, GROUP, QUERIES, Coarse, nearest
-from opsin.collection.tally import Tally
-from opsin.results import noting
+from opsin.base.notes import noting
+from opsin.collection.ask import search
+from opsin.collection.ask.search import ALIGNMENT, EXTRA, GROUP, QUERIES, Coarse, nearest
+from opsin.collection.store import tables
+from opsin.collection.store.about import About, LayerAbout, about_model
+from opsin.collection.store.intake import writing
+from opsin.collection.store.tally import Tally
 
 MODEL = nets.model(nets.plain())
 WIDE = ALIGNMENT - EXTRA  # the width that fills the aligned columns

@@ -11,10 +11,12 @@ import numpy as np
 import torch
 
 import opsin
-from opsin.collection.findings import Findings, Shot, Table
-from opsin.collection.map import Map, Spot
-from opsin.records import Record
-from opsin.results import Gallery, Heatmap, Panel, Picture, Pictures
+from opsin.base.records import Record
+from opsin.results.findings import Findings, Shot, Table
+from opsin.results.gallery import Gallery, Panel
+from opsin.results.heatmap import Heatmap
+from opsin.results.map import Map, Spot
+from opsin.results.pictures import Picture, Pictures
 
 RECORD = Record("saliency", "a paper, 2013", {"target": "1"}, {"name": "n", "sha256": "0"}, {"torch": "2"})
 

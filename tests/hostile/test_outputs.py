@@ -16,8 +16,8 @@ from PIL import Image
 from skimage import data
 
 import opsin
-from opsin import watch
-from opsin.folders import RESCUED, WORKING, writing
+from opsin.base.folders import RESCUED, WORKING, writing
+from opsin.cli import watch
 
 NET = """
 import torch, opsin
@@ -299,11 +299,12 @@ def test_a_kill_while_files_take_their_place_leaves_a_folder_that_the_next_comma
 
 KILLED = """
 import sys
-from opsin import cli, watch
+from opsin.cli import main
+from opsin.cli import watch
 watch.TELL_EVERY = 0.01
 watch.CHECKPOINT_EVERY, watch.CHECKPOINT_SHARE = 0.05, 1
 sys.argv = ["opsin", *sys.argv[1:]]
-cli.main()
+main.main()
 """
 
 

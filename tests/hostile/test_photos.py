@@ -15,8 +15,8 @@ from PIL import EpsImagePlugin, Image
 import nets
 import opsin
 from hostile import photos
-from opsin.collection.source import Source
-from opsin.photos import LARGEST_FILE_VARIABLE, folder_photos, open_photo
+from opsin.collection.files.source import Source
+from opsin.images.photos import LARGEST_FILE_VARIABLE, folder_photos, open_photo
 
 pytestmark = pytest.mark.filterwarnings("ignore:lance is not fork-safe")
 
@@ -76,8 +76,8 @@ def test_what_is_no_photo_is_refused_by_name(corpus, name):
 def test_pipes_devices_sockets_and_folders_are_refused_and_not_waited_for(corpus):
     script = """
 import sys
-from opsin.errors import InputError
-from opsin.photos import open_photo
+from opsin.base.errors import InputError
+from opsin.images.photos import open_photo
 for path in sys.argv[1:]:
     try:
         open_photo(path)

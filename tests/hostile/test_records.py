@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import nets
 import opsin
 from hostile.records import DAMAGES, OWN_DAMAGES, results
-from opsin import registry
+from opsin.registry import catalogue
 
 KINDS = results()
 CASES = [(kind, damage) for kind in KINDS for damage in DAMAGES] + list(OWN_DAMAGES)
@@ -139,4 +139,4 @@ def test_a_record_of_no_technique_is_refused(technique):
     object.__setattr__(made.record, "technique", technique)
     with pytest.raises(opsin.InputError, match="unknown technique"):
         opsin.resume(made, MODEL)
-    assert technique not in registry.names()
+    assert technique not in catalogue.names()

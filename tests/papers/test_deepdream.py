@@ -6,8 +6,8 @@ from torch import nn
 import nets
 import opsin
 import reference
-from opsin.images import enlarged, resized
-from opsin.transforms import affine
+from opsin.images.tensors import enlarged, resized
+from opsin.optimise.transforms import affine
 
 NET = nets.plain()
 MODEL = nets.model(NET)

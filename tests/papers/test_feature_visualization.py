@@ -5,7 +5,7 @@ import torch
 import nets
 import opsin
 import reference
-from opsin.canvas import COLOUR
+from opsin.optimise.canvas import COLOUR
 
 NET = nets.plain()
 MODEL = nets.model(NET)

@@ -6,8 +6,8 @@ import nets
 import opsin
 import reference
 from nets import MEAN
-from opsin.canvas import Fourier
-from opsin.techniques.inversion import spread
+from opsin.optimise.canvas import Fourier
+from opsin.techniques.optimised.inversion import spread
 
 NET = nets.plain()
 MODEL = nets.model(NET)

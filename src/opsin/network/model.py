@@ -1,0 +1,416 @@
+"""The one place that runs a network."""
+
+import re
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from functools import cached_property, partial
+from math import isfinite
+from types import MappingProxyType
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.jit._script import RecursiveScriptModule
+from torch.nn.parameter import is_lazy
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
+
+from opsin.base.errors import InputError, NetworkError, OpsinError, unknown
+from opsin.network.activations import Activations, is_distribution
+from opsin.network.backward import differentiating
+from opsin.network.fingerprint import Weighed
+from opsin.network.outputs import numbers, replaced, unreadable
+from opsin.network.tracing import Call, Capture, Trace, trace
+from opsin.network.untouched import Untouched, all_modules
+
+QUANTISED = re.compile(r"torch\.ao\.nn\.(intrinsic\.)?quantized\b")  # Python modules of such layers
+REWEIGHING = (SpectralNorm, WeightNorm, BasePruningMethod)  # hooks that set a weight before each forward
+
+_locks: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
+_locks_lock = threading.Lock()
+
+
+class _Stop(BaseException):
+    """Ends a forward behind the last wanted layer."""
+
+
+class _NotOfTheNetwork(BaseException):
+    """Carries an error of whoever looks at a layer's output past the network, whose own it is not."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+
+class Model:
+    """A network with its preprocessing, class names and layer names, and the one way to run it.
+
+    Images are always (n, 3, h, w) in [0, 1]; the network is given (images - mean) / std, in its own
+    dtype and on its own device. A single mean makes a one-channel (grey) input of the mean over RGB.
+
+    `size` is the side (or height, width) that photos are read at, `crop` the share of the resized
+    photo that the centre crop keeps, `labels` the class names in the output's order. With `squash` the
+    whole photo is resized to a square before the crop, whatever its shape.
+
+    How a layer's output lies is found by experiment (`opsin.tracing`); where no evidence decides, techniques
+    refuse the layer until `layouts` says it: `{"blocks.0": "maps_last"}`, one of `maps` (n, c, h, w),
+    `maps_last` (n, h, w, c), `tokens` (n, h*w, c), `tokens+1` (one token before the positions), `other`.
+
+    A compiled network (`torch.compile(net)`) is run uncompiled. Raises `InputError` on a `network`
+    that is no `nn.Module`, is scripted or made under inference mode, or whose weights are not there yet
+    (lazy, or on the meta device), and on preprocessing that cannot be.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        size: int | tuple[int, int],
+        labels: Sequence[str] | None = None,
+        name: str | None = None,
+        crop: float = 1.0,
+        interpolation: str = "bicubic",
+        squash: bool = False,
+        layouts: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        if not isinstance(network, nn.Module):
+            raise InputError(f"a Model takes a torch.nn.Module, got {type(network).__name__}")
+        if any(isinstance(module, RecursiveScriptModule) for module in network.modules()):
+            raise InputError("a scripted network hides its layers: give the nn.Module that was scripted")
+        weights = (*network.named_parameters(), *network.named_buffers())
+        for weight, tensor in weights:
+            if is_lazy(tensor):
+                raise InputError(
+                    f"{weight!r} of the lazy network has no shape yet: run it on an example once"
+                )
+            if tensor.is_meta:
+                raise InputError(f"{weight!r} of the network is on the meta device: load its weights first")
+        if any(tensor.is_inference() for _, tensor in weights):
+            raise InputError("a network made under torch.inference_mode() has no gradients: make it outside")
+        if not (len(mean) == len(std) and len(mean) in (1, 3)):
+            raise InputError(f"mean and std take 1 or 3 numbers each, got {len(mean)} and {len(std)}")
+        self.network: nn.Module = getattr(network, "_orig_mod", network)
+        self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
+        self.size: tuple[int, int] = (size, size) if isinstance(size, int) else (size[0], size[1])
+        if not all(isinstance(side, int) and side > 0 for side in self.size):
+            raise InputError(f"size is one or two positive whole numbers, not {size!r}")
+        if not 0 < crop <= 1:
+            raise InputError(f"crop is above 0 and at most 1, not {crop!r}")
+        if 0 in std or not all(map(isfinite, (*mean, *std))):
+            raise InputError(f"mean and std are finite numbers, std not zero, not {mean!r} and {std!r}")
+        if interpolation.upper() not in Image.Resampling.__members__:
+            raise unknown("interpolation", interpolation, [r.lower() for r in Image.Resampling.__members__])
+        if labels is not None and (
+            isinstance(labels, str) or not all(isinstance(one, str) for one in labels)
+        ):
+            raise InputError(
+                f"labels are class names in the output's order, got {type(labels).__name__} {labels!r}"
+            )
+        self.labels = tuple(labels) if labels is not None else None
+        self.name = name or type(self.network).__name__
+        self.crop, self.interpolation, self.squash = crop, interpolation, squash
+        self.layouts = dict(layouts)
+        with _locks_lock:
+            self._lock = _locks.setdefault(self.network, threading.RLock())
+        self.loaded: list[str] | None = None  # the name, and the weights, that `opsin.load` was given
+        self._weighed: Weighed | None = None
+        self._overwritten: set[str] = set()  # calls whose output a later operation changes in place
+        self._untouched = Untouched(self.network)
+        # On CPUs channels_last takes 0.69 to 1.0 of the time (benchmarks/attribution.py)
+        on_cpu = self.device.type == "cpu"
+        self._memory_format = torch.channels_last if on_cpu else torch.contiguous_format
+
+    def __repr__(self) -> str:
+        return f"Model({self.name}, {self.size[0]}x{self.size[1]})"
+
+    def __reduce__(self) -> Any:
+        names = ("mean", "std", "size", "labels", "name", "crop", "interpolation", "squash", "layouts")
+        return partial(Model, **{name: getattr(self, name) for name in names}), (self.network,)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network's first parameter lies."""
+        return next((p.device for p in self.network.parameters()), torch.device("cpu"))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the network's first floating-point parameter."""
+        floats = (p.dtype for p in self.network.parameters() if p.is_floating_point())
+        return next(floats, torch.float32)
+
+    def run(
+        self,
+        images: Float[Tensor, "n 3 h w"],
+        layers: Sequence[str] = ("output",),
+        *,
+        start: str | None = None,
+        parameters: bool = False,
+        replace: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType({}),
+    ) -> Activations:
+        """Run the network and return the activations of `layers`.
+
+        `"output"` is the network's result (of a tuple its first tensor, of an object its `.logits`).
+        Without it the forward stops behind the last wanted layer. `start` names where the graph
+        begins: `"image"`, or a layer, below which nothing is recorded; `None` records nothing.
+        With `parameters` the weights are differentiable too and are returned under their names.
+        Of a layer in `replace` the network goes on with what the function makes of its output.
+
+        Activations are as the layer returned them: a later in-place operation does not reach them.
+        The network is left exactly as it was found, whatever is raised; threads may share it.
+
+        Raises `InputError` on an unknown layer and on images without numbers (sparse, meta), `NetworkError`
+        where the forward fails.
+        """
+        if fault := unreadable(images):
+            raise InputError(f"a Model runs on a dense tensor (n, 3, h, w), got {fault}")
+        wanted = {
+            (c.layer, c.index): c.name for c in map(self.call, {*layers, *replace, start or "image"}) if c
+        }
+        leaf = images.detach().clone() if images.is_inference() else images.detach()
+        leaf = leaf.requires_grad_(start == "image")
+        activations = Activations(self.calls, self.size)
+        activations["image"] = leaf
+        versions: dict[str, int] = {}
+
+        def capture(layer: str, index: int, _given: Any, output: Any) -> Any:
+            name = wanted.get((layer, index))
+            if name is None:
+                return None
+            value = numbers(output, f"layer {name!r}")
+            if name in replace:
+                output, value = replaced(output, value, new := replace[name](value)), new
+            own = value.clone() if name in self._overwritten else value
+            kept = own.detach().requires_grad_() if name == start else own
+            activations[name], versions[name] = kept, kept._version
+            if "output" not in layers and activations.keys() >= set(wanted.values()):
+                raise _Stop
+            onward = kept.clone() if record and name in self._overwritten else kept
+            return replaced(output, value, onward) if record else output
+
+        record = start is not None or parameters
+        result = None
+        with self._lock, torch.inference_mode(False), torch.set_grad_enabled(record):
+            weights = self._leaves() if parameters else {}
+            if wanted or "output" in layers:
+                result = self._forward(leaf, {layer for layer, _ in wanted}, capture, weights)
+        if changed := {name for name, version in versions.items() if activations[name]._version != version}:
+            self._overwritten |= changed  # on another way than when it was traced
+            return self.run(images, layers, start=start, parameters=parameters, replace=replace)
+        activations.update(weights)
+        if missed := set(wanted.values()) - activations.keys():
+            raise NetworkError(f"{self.name} did not reach {', '.join(sorted(missed))} on this input")
+        if "output" in layers:
+            activations["output"] = numbers(result, self.name)
+        return activations
+
+    def watch(self, images: Float[Tensor, "n 3 h w"], see: Callable[[str, Any, Any], None]) -> Any:
+        """One forward without a graph, of which `see` gets every call: its name, input and output.
+
+        Returns the network's result, as it is. Raises `NetworkError` where the forward fails.
+        """
+        names = {(call.layer, call.index): call.name for call in self.calls.values()}
+
+        def capture(layer: str, index: int, given: Any, output: Any) -> None:
+            if name := names.get((layer, index)):
+                see(name, given, output)
+
+        with self._lock, torch.inference_mode(False), torch.no_grad():
+            return self._forward(images.detach(), {layer for layer, _ in names}, capture, {})
+
+    def call(self, name: str) -> Call | None:
+        """The traced call of this name; `None` for `"image"` and `"output"`, which are no layers.
+
+        Raises `InputError` on an unknown name, and on a layer that is called several times without
+        its `#k`: it lists what would be valid.
+        """
+        if name in ("image", "output"):
+            return None
+        if name in self.calls:
+            return self.calls[name]
+        repeated = [call for call in self.calls if call.startswith(f"{name}#")]
+        if repeated:
+            raise InputError(
+                f"layer {name!r} is called {len(repeated)} times; say which: {', '.join(repeated)}"
+            )
+        uncalled = name in dict(self.network.named_modules())
+        also = " (the forward never calls this module, or gets no tensor from it)" if uncalled else ""
+        raise unknown("layer", name, self.calls, also)
+
+    @property
+    def calls(self) -> dict[str, Call]:
+        """Every layer call of a forward, by name, in the order in which they end.
+
+        A layer that is called once goes by its own name; the k-th call of one that is called several
+        times is `name#k`, counted from 1.
+        """
+        return self._traced.calls
+
+    @property
+    def classes(self) -> int | None:
+        """How many classes the output has; `None` where it is not of shape (n, classes)."""
+        shape = self._traced.output
+        return shape[1] if len(shape) == 2 else None
+
+    @cached_property
+    def _traced(self) -> Trace:
+        def forward(images: Tensor, layers: set[str], capture: Capture) -> Any:
+            return self._forward(images, layers, capture, {})
+
+        with self._lock, torch.inference_mode(False), torch.no_grad():
+            try:
+                traced = trace(self.network, forward, self._noise(), self.layouts)
+            except NetworkError:
+                if self._memory_format is torch.contiguous_format:
+                    raise
+                self._memory_format = torch.contiguous_format  # for networks that call .view() on maps
+                traced = trace(self.network, forward, self._noise(), self.layouts)
+        self._overwritten |= traced.overwritten
+        return traced
+
+    @cached_property
+    def default_layer(self) -> str:
+        """The last layer with a spatial extent on which the output depends.
+
+        Layers that only pool or pass on are no candidates, nor are the linear maps inside attention.
+        In a transformer that reads its class token alone, the patches of the last block reach
+        nothing; the layer found is then the last one whose patches do.
+
+        Raises `NetworkError` where the network has no such layer.
+        """
+        tried = None
+        for call in reversed(self.calls.values()):
+            inner = call.layout != "maps" and "Linear" in call.kind
+            if call.passive or inner or call.extent in (None, (1, 1)):
+                continue
+            tried = call.name
+            run = self.run(self._noise(), ("output", call.name), start=call.name)
+            if not run["output"].requires_grad:
+                continue
+            with torch.inference_mode(False), torch.enable_grad():
+                score = run["output"].amax()
+            with differentiating():
+                (gradient,) = torch.autograd.grad(score, run[call.name], allow_unused=True)
+            if gradient is not None and run.as_maps(gradient, call.name).any():
+                return call.name
+        if tried:
+            raise NetworkError(
+                f"the output of {self.name} depends on none of its layers (an untrained classifier of zeros?)"
+            )
+        hidden = next((call.name for call in self.calls.values() if not call.readable), None)
+        raise NetworkError(
+            f"{self.name} has no layer with a spatial extent before its output"
+            + (f" that gives real numbers in a dense tensor, which {hidden!r} does not" if hidden else "")
+        )
+
+    def weigh(self) -> Weighed:
+        """The fingerprint of the network's weights, and whether all are finite.
+
+        They are read anew when a tensor's version has changed, or its middle number: an edit through
+        `.data` that spares that number goes unnoticed.
+        """
+        with self._lock:
+            if self._weighed is None or not self._weighed.holds(self.network):
+                self._weighed = Weighed(self.network)
+            return self._weighed
+
+    def weights(self, layers: Iterable[str], name: str = "weight") -> dict[str, Tensor]:
+        """What each of the modules multiplies with (or adds: its `bias`), as a forward would find it.
+
+        Parametrizations, norms and masks are applied; modules that have none of this name are left out.
+        """
+        with self._lock, torch.inference_mode(False), torch.no_grad(), self._untouched.reading():
+            found = {layer: _weight(self.network.get_submodule(layer), name) for layer in layers}
+        return {layer: weight for layer, weight in found.items() if weight is not None}
+
+    def statistics(self, channels: int = 3) -> tuple[Float[Tensor, "c 1 1"], Float[Tensor, "c 1 1"]]:
+        """Mean and deviation that images are normalised with, for so many channels."""
+        shaped = (torch.tensor(v, device=self.device).view(-1, 1, 1) for v in (self.mean, self.std))
+        mean, std = (v.expand(channels, 1, 1) for v in shaped)
+        return mean, std
+
+    def label(self, index: int) -> str:
+        """The name of class `index`, or `class 12` where there are no names."""
+        known = self.labels is not None and index < len(self.labels)
+        return self.labels[index] if known and self.labels else f"class {index}"
+
+    def probabilities(self, output: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
+        """The softmax of the output, of a single score its sigmoid; a distribution is returned as it is."""
+        output = output.float()
+        if is_distribution(output):
+            return output
+        return output.softmax(1) if output.shape[1] > 1 else output.sigmoid()
+
+    def _leaves(self) -> dict[str, Tensor]:
+        """Differentiable aliases of the parameters by name; copies of those that the forward changes."""
+        named = [(name, p) for name, p in self.network.named_parameters() if p.is_floating_point()]
+        own = ((name, p.clone() if self._untouched.edits(p) else p) for name, p in named)
+        return {name: p.detach().requires_grad_() for name, p in own}
+
+    def _noise(self) -> Float[Tensor, "1 3 h w"]:
+        return torch.rand(1, 3, *self.size, generator=torch.Generator().manual_seed(0)).to(self.device)
+
+    def _forward(self, images: Tensor, layers: set[str], capture: Capture, weights: dict[str, Tensor]) -> Any:
+        """One forward with `capture` behind every call of `layers`; leaves the network as it was."""
+        x = images.mean(1, keepdim=True) if len(self.mean) == 1 else images
+        x = x.to(self.device, self.dtype)
+        mean, std = x.new_tensor(self.mean).view(-1, 1, 1), x.new_tensor(self.std).view(-1, 1, 1)
+        x = ((x - mean) / std).contiguous(memory_format=self._memory_format)
+        counts: Counter[str] = Counter()
+
+        def hook(layer: str, _module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
+            counts[layer] += 1
+            try:
+                return capture(layer, counts[layer], (args, kwargs), output)
+            except Exception as error:
+                raise _NotOfTheNetwork(error) from error
+
+        with ExitStack() as stack:
+            if any(module.training for module in all_modules(self.network)):
+                # what a backward recomputes would be recomputed in training mode
+                said = "gradient checkpointing recomputes activations in training mode: call .eval() before"
+                stack.enter_context(torch.autograd.graph.disable_saved_tensors_hooks(said))
+            # hooks need not be removed: they are among what is put back
+            for module in stack.enter_context(self._untouched.forward()):
+                if torch.is_grad_enabled() and QUANTISED.match(type(module).__module__):
+                    module.register_forward_pre_hook(_refuse_gradient)
+            for layer in layers:
+                module = self.network.get_submodule(layer)
+                module.register_forward_hook(partial(hook, layer), with_kwargs=True)
+            try:
+                return functional_call(self.network, dict(weights), (x,)) if weights else self.network(x)
+            except _Stop:
+                return None
+            except _NotOfTheNetwork as passed:
+                raise passed.error from passed.error.__cause__
+            except (OpsinError, torch.OutOfMemoryError):
+                raise
+            except (Exception, SystemExit) as error:
+                shape = "x".join(map(str, x.shape))
+                said = str(error) if isinstance(error, Exception) else repr(error)
+                raise NetworkError(f"{self.name} failed on an input of {shape}: {said}") from error
+
+
+def _weight(module: nn.Module, name: str) -> Tensor | None:
+    for hook in module._forward_pre_hooks.values():
+        if isinstance(hook, REWEIGHING):
+            hook(module, ())
+    weight = getattr(module, name, None)
+    if QUANTISED.match(type(module).__module__) and callable(weight):
+        weight = weight().dequantize()
+    return weight.detach() if isinstance(weight, Tensor) else None
+
+
+def _refuse_gradient(module: nn.Module, given: tuple[Any, ...]) -> None:
+    if any(isinstance(value, Tensor) and value.requires_grad for value in given):
+        raise NetworkError(
+            f"no gradient passes through a quantised layer ({type(module).__name__}): give the network from "
+            "before it was quantised, or use a technique without gradients (occlusion)"
+        )
