@@ -453,7 +453,7 @@ def test_pictures_that_are_climbed_together_stand_side_by_side(here, call):
 
 
 def test_what_was_made_in_python_names_no_network_to_resume_with(here, call):
-    net = opsin.zoo.load("net.py:good").network
+    net = opsin.load("net.py:good").network
     model = opsin.Model(net, mean=[0.5] * 3, std=[0.5] * 3, size=32, name="mine")
     opsin.class_model(model, 1, steps=2).save("part")
     code, _, err = call("resume", "part")

@@ -854,7 +854,7 @@ def test_a_map_of_noughts_is_named_in_the_record(name):
     net.fc.weight.data.zero_()  # the scores are the same whatever is seen
     settings = towards(name, 1) | (at_layer(name) if name in CLIMBING else {})
     result = outcome(name, fresh(net), **settings)
-    if isinstance(result, opsin.results.Heatmap):
+    if isinstance(result, opsin.Heatmap):
         blank = [str(i) for i, values in enumerate(result.values) if float(values.abs().max()) == 0]
         said = [note for note in result.record.notes if "zero everywhere" in note]
         assert said == [f"Caution: the map is zero everywhere on image {', '.join(blank)}"] * bool(blank)

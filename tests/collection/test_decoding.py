@@ -279,7 +279,7 @@ def test_workers_are_gone_when_their_parent_was_killed(tmp_path):
 
 
 def test_workers_do_not_import_torch():
-    script = "import sys, opsin.collection.decoding; print('torch' in sys.modules)"
+    script = "import sys, opsin.collection.files.decoding; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
 

@@ -383,8 +383,8 @@ def test_thumbnails_are_smaller_where_more_are_shown_then():
         assert caption == f"{len(places)} of {len(places)} images shown"
         values = np.asarray(picture).astype(int)
         row = values[picture.height - drawing.MARGIN - side // 2]
-        assert np.flatnonzero(row[:, 1] < 50)[0] == drawing.MARGIN + map.THIN
-        assert np.diff(np.flatnonzero(np.diff((row[:, 1] < 50).astype(int))))[0] == side - 2 * map.THIN
+        assert np.flatnonzero(row[:, 1] < 50)[0] == drawing.MARGIN + drawing.THIN
+        assert np.diff(np.flatnonzero(np.diff((row[:, 1] < 50).astype(int))))[0] == side - 2 * drawing.THIN
 
 
 def test_borders_have_the_colours_of_the_labels():
@@ -393,7 +393,7 @@ def test_borders_have_the_colours_of_the_labels():
     ((_, picture),) = found.pictures()
     left, far = drawing.MARGIN, 2400 - drawing.MARGIN - drawing.SIDES[0]
     corners = [(left, far), (far, far), (left, left), (far, left)]
-    wanted = [PALETTE[0], PALETTE[1], PALETTE[0], map.LINE]
+    wanted = [PALETTE[0], PALETTE[1], PALETTE[0], drawing.LINE]
     for (x, y), colour in zip(corners, wanted, strict=True):
         assert "#{:02x}{:02x}{:02x}".format(*picture.getpixel((x, y + 80))) == colour
 

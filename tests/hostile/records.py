@@ -12,6 +12,7 @@ import torch
 
 import opsin
 from opsin.base.records import Record
+from opsin.images import colour
 from opsin.results.findings import Findings, Shot, Table
 from opsin.results.gallery import Gallery, Panel
 from opsin.results.heatmap import Heatmap
@@ -24,7 +25,7 @@ RECORD = Record("saliency", "a paper, 2013", {"target": "1"}, {"name": "n", "sha
 def results() -> dict[str, opsin.Result]:
     """A small result of every kind."""
     picture = torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(0))
-    drawn = opsin.colour.photo(picture)
+    drawn = colour.photo(picture)
     shot = Shot.of("group", "caption", drawn)
     table = Table("t", ("a",), ((1,),))
     spots = tuple(Spot(f"{name}.jpg", None, "cat", 0.5, shot.data) for name in "ab")

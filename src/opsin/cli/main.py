@@ -20,8 +20,7 @@ from opsin.cli.options import ANIMATION, DEFAULT_MODEL, EVERY, OUT, PHOTOS, WEIG
 from opsin.cli.output import each, finish, keep_animation, say_not_begun, write
 from opsin.cli.signals import end, exit_code, handling
 from opsin.cli.watch import progress
-from opsin.registry import catalogue, resuming
-from opsin.zoo import building
+from opsin.registry import catalogue
 
 
 class Commands(click.Group):
@@ -155,7 +154,7 @@ def techniques() -> None:
 @click.argument("family", required=False, type=click.Choice(["timm", "torchvision"]))
 def models(family: str | None) -> None:
     """List the zoo; with FAMILY, every network that timm or torchvision has by name."""
-    from opsin.zoo import by_name
+    from opsin.zoo import building, by_name
 
     if family is not None:
         click.echo("\n".join(f"{family}:{name}" for name in building.available(family)))
@@ -208,6 +207,7 @@ def resume(
     """
     from opsin.base.folders import writing
     from opsin.base.resuming import not_begun, parts
+    from opsin.registry.resuming import resume as go_on
     from opsin.results.result import Result
 
     stored = parts(result)
@@ -219,7 +219,7 @@ def resume(
     place, absent = folder or result, not_begun(result)
     with writing(place) as fresh, progress(every) as watch:
         for name, inner in each(loaded, fresh, watch, absent):
-            write(resuming.resume(loaded[name], model, steps=steps), watch.frames, inner, animation)
+            write(go_on(loaded[name], model, steps=steps), watch.frames, inner, animation)
             keep_animation(stored[name], inner)
     if watch.ended_by is None:
         say_not_begun(absent)

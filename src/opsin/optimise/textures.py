@@ -14,7 +14,7 @@ from opsin.objectives.features import gram, gram_match
 from opsin.objectives.objective import Objective
 
 DEFAULT_RATES = {"lbfgs": 1.0, "adam": 0.02, "gradient": 0.005}  # the last two found by trial
-SMALL = 1e-12  # a layer of zeros has no inverse_mean_activation
+SMALL = 1e-12  # a layer of zeros has no mean
 NOISE = 0.1  # deviation of the noise to start from; more of it stays visible
 ACTIVATION = re.compile(r"relu|silu|gelu|swish|mish|elu|act", re.IGNORECASE)
 
