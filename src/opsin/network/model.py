@@ -164,7 +164,8 @@ class Model:
         Of a layer in `replace` the network goes on with what the function makes of its output.
 
         Activations are as the layer returned them: a later in-place operation does not reach them.
-        The network is left exactly as it was found, whatever is raised; threads may share it.
+        The network is left as it was found, whatever is raised (`untouched` says what could not be put back);
+        threads may share it.
 
         Raises `InputError` on an unknown layer and on images without numbers (sparse, meta), `NetworkError`
         where the forward fails.
