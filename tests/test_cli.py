@@ -333,7 +333,7 @@ def test_the_lists(call):
 
 
 def test_help_does_not_import_torch():
-    lines = ("import sys", "from opsin import cli", "sys.argv = ['opsin', '-h']", "cli.main()")
+    lines = ("import sys", "from opsin.cli import main", "sys.argv = ['opsin', '-h']", "main.main()")
     script = "\n".join((*lines, "print('torch' in sys.modules)"))
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "False"

@@ -21,6 +21,7 @@ from PIL import Image
 import nets
 import opsin
 from opsin.collection.files import labels
+from opsin.collection.files.source import Entry
 from opsin.collection.scan import chunks, scanning
 from opsin.collection.store import tables
 from opsin.collection.store.tally import NONE
@@ -52,8 +53,8 @@ def scan(root, place, model=MODEL, **settings):
 @pytest.fixture
 def small_chunks(monkeypatch):
     """Chunks of eight images."""
-    monkeypatch.setattr(scanning, "LEAST_CHUNK", 8)
-    monkeypatch.setattr(scanning, "MOST_CHUNK", 8)
+    monkeypatch.setattr(chunks, "LEAST_CHUNK", 8)
+    monkeypatch.setattr(chunks, "MOST_CHUNK", 8)
 
 
 def forwards(monkeypatch):
@@ -276,7 +277,7 @@ def labelled(place, columns, lines):
 @pytest.mark.parametrize("by", ["name", "path"])
 def test_labels_are_read_from_a_csv(tmp_path, path, label, by):
     """The labels alone, as a scan would have them."""
-    entries = [scanning.Entry(name, 1) for name in ("cats/a b.png", "dogs/b.png", "c.png")]
+    entries = [Entry(name, 1) for name in ("cats/a b.png", "dogs/b.png", "c.png")]
     given = [("cats/a b.png", "tiger cat"), ("dogs/b.png", 'a "quoted", one'), ("nosuch.png", "x")]
     lines = [("7", name.rpartition("/")[2] if by == "name" else name, text) for name, text in given]
     named = labels.read_labels(labelled(tmp_path / "labels.csv", ("id", path, label), lines), str(tmp_path))
@@ -484,7 +485,7 @@ def test_many_scans_leave_no_old_versions_behind(root, tmp_path):
 KILLED = """
 import os, signal, sys
 import nets, opsin
-from opsin.collection.scan import scanning
+from opsin.collection.scan import chunks, scanning
 
 chunks.LEAST_CHUNK = chunks.MOST_CHUNK = 8
 left = int(sys.argv[3])
@@ -536,8 +537,8 @@ def test_killed_and_run_again_equals_a_scan_without_a_break(root, tmp_path, monk
 def test_a_chunk_is_handed_on_after_a_time_however_few_its_images_are(root, tmp_path, monkeypatch):
     photos(root, 12, first=21)
     fresh = scan(root, tmp_path / "fresh", layers=["conv2", "flat"])
-    monkeypatch.setattr(scanning, "CHUNK_SECONDS", 0.0)
-    monkeypatch.setattr(scanning, "CHUNK_SHARE", 0.0)
+    monkeypatch.setattr(chunks, "CHUNK_SECONDS", 0.0)
+    monkeypatch.setattr(chunks, "CHUNK_SHARE", 0.0)
     made = scan(root, tmp_path / "out", layers=["conv2", "flat"])
     assert len(fresh.chunks()) == 1
     assert len(made.chunks()) == -(-33 // 8)  # one for each batch of the network
@@ -574,9 +575,9 @@ def test_an_interrupt_within_a_batch_keeps_the_batches_before(root, tmp_path, mo
             raise KeyboardInterrupt
         return real(*args)
 
-    calls, real = [], getattr(scanning, where)
+    calls, real = [], getattr(chunks, where)
     stop = {"_best": 2, "as_maps": 8}[where]  # twice two layers are looked at, then two a batch
-    monkeypatch.setattr(scanning, where, interrupted)
+    monkeypatch.setattr(chunks, where, interrupted)
     with pytest.raises(KeyboardInterrupt):
         scan(root, tmp_path / "out", layers=["conv2", "flat"])
     part = opsin.Collection(tmp_path / "out")
@@ -644,7 +645,7 @@ def test_a_record_that_finds_no_room_is_written_the_next_time(root, tmp_path, mo
 FULL = """
 import resource, sys
 import nets, opsin
-from opsin.collection.scan import scanning
+from opsin.collection.scan import chunks, scanning
 
 chunks.LEAST_CHUNK = chunks.MOST_CHUNK = 64
 model = nets.model(nets.plain())

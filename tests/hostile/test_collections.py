@@ -69,7 +69,7 @@ def read(folder, *names):
         told[name] = ""
         try:
             READERS[name](folder)
-        except opsin.errors.OpsinError as error:
+        except opsin.OpsinError as error:
             told[name] = str(error)
     return told
 
