@@ -71,12 +71,11 @@ FOREIGN = {
         f"{WORKING}abc/lock": "",
         f"{WORKING}abc/holiday.jpg": "holiday",
     },
-    "a working folder that says another name": {
-        f"{WORKING}abc/lock": "",
-        f"{WORKING}abc/working.json": '{"kind": "Working folder", "name": ".opsin-xyz"}',
+    "a working folder's lock in another folder": {
+        f"{WORKING}abc/{WORKING}xyz.lock": "",
         f"{WORKING}abc/holiday.jpg": "holiday",
     },
-    "a working folder whose lock says something": {f"{WORKING}abc/lock": "my diary"},
+    "a working folder whose lock says something": {f"{WORKING}abc/{WORKING}abc.lock": "my diary"},
 }
 
 
@@ -403,6 +402,12 @@ def test_folders_too_deep_in_each_other_are_refused(here, call):
         assert code == 2
         assert "deep holds folders too deep in each other" in err
     subprocess.run(["rm", "-rf", "deep"], check=True)
+
+
+def test_a_recursion_of_the_work_itself_is_not_taken_for_deep_folders(tmp_path):
+    with pytest.raises(RecursionError, match="of the network"), writing(tmp_path / "out"):
+        raise RecursionError("of the network")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

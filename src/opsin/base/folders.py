@@ -29,7 +29,7 @@ from opsin.base.records import as_json, read_json
 
 RECORD, VALUES, PAGE, FACTS = "record.json", "values.npz", "index.html", "facts.json"
 MANIFEST, BOTH = "manifest.json", "manifest-both.json"
-WORKING, LOCK, MARK = ".opsin-", "lock", "working.json"
+WORKING = ".opsin-"
 RESCUED = "result-"  # a folder of results that could not take their place
 
 Listed = set[tuple[str, str]]  # names and SHA-256
@@ -41,14 +41,6 @@ class Manifest:
 
     kind: Literal["Manifest"]
     files: list[tuple[str, str]]
-
-
-@dataclass(frozen=True)
-class Mark:
-    """What a working folder says of itself, so that no other folder is taken for one."""
-
-    kind: Literal["Working folder"]
-    name: str
 
 
 class StorageError(OSError):
@@ -81,24 +73,18 @@ def writing(folder: str | Path) -> Iterator[Path]:
                 leftovers = _leftovers(target, folder)
                 working = Path(tempfile.mkdtemp(prefix=WORKING, dir=target))
                 undo.callback(shutil.rmtree, working, ignore_errors=True)
-                (working / MARK).write_text(as_json(asdict(Mark("Working folder", working.name))), "utf-8")
-                lock = undo.enter_context(FileLock(working / LOCK, timeout=0))
+                lock = undo.enter_context(FileLock(_lock(working), timeout=0))
             yield working
             with storing():
                 _seal(working)
                 lock.release()
-                for name in (LOCK, MARK):
-                    (working / name).unlink(missing_ok=True)
+                _lock(working).unlink(missing_ok=True)
                 _refuse_foreign(target, folder, rescued=working)
                 _place(working, target)
                 for leftover in leftovers:
                     shutil.rmtree(leftover, ignore_errors=True)
     except StorageError as error:
         raise InputError(f"cannot write to {folder}: {error.strerror}") from error
-    except RecursionError as error:
-        raise InputError(
-            f"{folder} holds folders too deep in each other: choose another output folder"
-        ) from error
 
 
 def interrupted(folder: str | Path) -> Path | None:
@@ -160,7 +146,10 @@ def _remove_empty(folder: Path) -> None:
 
 def _refuse_foreign(target: Path, folder: str | Path, rescued: Path | None = None) -> None:
     """Raise `InputError` where `target` holds what Opsin did not write; new results are `rescued` first."""
-    foreign = next(_foreign(target), None)
+    try:
+        foreign = next(_foreign(target), None)
+    except RecursionError as error:
+        raise InputError(f"{folder} holds folders too deep in each other: choose another one") from error
     if foreign is None:
         return
     name = foreign.relative_to(target)
@@ -205,15 +194,18 @@ def _listed(folder: Path) -> Listed | None:
 def _is_working(folder: Path) -> bool:
     """Whether a folder is one in which a command works or worked.
 
-    It says so under its own name. Its lock is an empty file and no link: taking the lock would empty another.
+    It holds a lock of its own name, an empty file and no link: taking the lock would empty another file.
     """
-    if not folder.name.startswith(WORKING):
-        return False
     try:
-        lock, mark = (folder / LOCK).lstat(), read_json(folder / MARK, Mark)
-    except (OSError, InputError):
+        about = _lock(folder).lstat()
+    except OSError:
         return False
-    return S_ISREG(lock.st_mode) and not lock.st_size and mark.name == folder.name
+    return folder.name.startswith(WORKING) and S_ISREG(about.st_mode) and not about.st_size
+
+
+def _lock(working: Path) -> Path:
+    """The lock of a working folder, called after it, so that no other folder is taken for one."""
+    return working / f"{working.name}.lock"
 
 
 def _leftovers(target: Path, folder: str | Path) -> list[Path]:
@@ -221,7 +213,7 @@ def _leftovers(target: Path, folder: str | Path) -> list[Path]:
     left = [path for path in target.glob(f"{WORKING}*") if not path.is_symlink() and _is_working(path)]
     for path in left:
         try:
-            with FileLock(path / LOCK, timeout=0):
+            with FileLock(_lock(path), timeout=0):
                 pass
         except Timeout:
             raise InputError(f"another command is writing into {folder}: wait for it") from None
@@ -229,13 +221,9 @@ def _leftovers(target: Path, folder: str | Path) -> list[Path]:
 
 
 def _seal(working: Path) -> None:
-    """Write a manifest into a working folder and each one below; its lock and mark are not listed."""
+    """Write a manifest into a working folder and each one below; its lock is not listed."""
     for folder in [working, *(path for path in working.rglob("*") if path.is_dir())]:
-        files = [
-            path
-            for path in folder.iterdir()
-            if path.is_file() and path not in (working / LOCK, working / MARK)
-        ]
+        files = [path for path in folder.iterdir() if path.is_file() and path != _lock(working)]
         _write_manifest(folder / MANIFEST, {(path.name, _sha256(path)) for path in files})
 
 

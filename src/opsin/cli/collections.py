@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from opsin.cli.inputs import open_collection, open_model, open_photos, reopen_model
-from opsin.cli.options import DEFAULT_MODEL, OUT, WEIGHTS, model_option, named
+from opsin.cli.options import DEFAULT_MODEL, OUT, WEIGHTS, check_folder_name, model_option
 from opsin.cli.signals import exit_code
 from opsin.cli.watch import progress
 
@@ -55,7 +55,7 @@ OWN_MODEL = model_option(None, "By default the collection's own.")
     "folder_out",
     default="collection",
     show_default=True,
-    callback=named,
+    callback=check_folder_name,
     help="The collection.",
 )
 def scan(

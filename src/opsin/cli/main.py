@@ -16,7 +16,16 @@ from opsin.cli.inputs import (
     open_photos,
     reopen_model,
 )
-from opsin.cli.options import ANIMATION, DEFAULT_MODEL, EVERY, OUT, PHOTOS, WEIGHTS, model_option, named
+from opsin.cli.options import (
+    ANIMATION,
+    DEFAULT_MODEL,
+    EVERY,
+    OUT,
+    PHOTOS,
+    WEIGHTS,
+    check_folder_name,
+    model_option,
+)
 from opsin.cli.output import each, finish, keep_animation, say_not_begun, write
 from opsin.cli.signals import end, exit_code, handling
 from opsin.cli.watch import progress
@@ -167,7 +176,13 @@ def models(family: str | None) -> None:
 
 @cli.command()
 @click.option(
-    "--out", "-o", "folder", default="gallery", show_default=True, callback=named, help="Output folder."
+    "--out",
+    "-o",
+    "folder",
+    default="gallery",
+    show_default=True,
+    callback=check_folder_name,
+    help="Output folder.",
 )
 def gallery(folder: str) -> None:
     """Make one page with a picture of every technique, on sample photos."""
@@ -190,7 +205,12 @@ def gallery(folder: str) -> None:
 @EVERY
 @ANIMATION
 @click.option(
-    "--out", "-o", "folder", default=None, callback=named, help="Output folder; by default the result's own."
+    "--out",
+    "-o",
+    "folder",
+    default=None,
+    callback=check_folder_name,
+    help="Output folder; by default the result's own.",
 )
 def resume(
     result: str,

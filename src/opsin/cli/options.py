@@ -33,8 +33,8 @@ WEIGHTS_HELP = "Checkpoint to load in place of the published weights, or 'random
 WEIGHTS = click.option("--weights", default=None, help=WEIGHTS_HELP)
 
 
-def named(_context: click.Context, _parameter: click.Parameter, folder: str | None) -> str | None:
-    """The name of an output folder, which is not empty."""
+def check_folder_name(_context: click.Context, _parameter: click.Parameter, folder: str | None) -> str | None:
+    """The name of an output folder. Raises `BadParameter` on an empty one, as an unset variable gives."""
     if folder is not None and not folder.strip():
         raise click.BadParameter("the name of the output folder is empty")
     return folder
@@ -45,7 +45,7 @@ OUT = click.option(
     "-o",
     "folder",
     default=None,
-    callback=named,
+    callback=check_folder_name,
     help="Output folder; by default named after the command.",
 )
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 Layout = Literal["maps", "maps_last", "tokens", "vector", "other"]
 
 MAX_PREFIX_TOKENS = 8
-PAIR = 2  # images of the second trace: what is one a batch tells from what is one an image
+PAIR = 2  # images of the second trace: a first dimension that does not become 2 does not count images
 CHANNEL: dict[Layout, int] = {"maps": 1, "maps_last": 3, "tokens": 2, "vector": 1}  # its dimension
 CHANNELS_FIRST = (
     nn.Conv2d,
@@ -123,7 +123,7 @@ def _agrees(reading: Reading, shape: tuple[int, ...], other: tuple[int, ...], si
     return (rows, left) == (h, 0) and (0 < columns < w or (columns == w and _tiles(rows, columns, size)))
 
 
-def by_company(
+def by_other_layers(
     possible: Mapping[Key, Sequence[Reading]], fixed: set[Key], size: tuple[int, int]
 ) -> dict[Key, list[Reading]]:
     """What the layers that can be read in one way only say of the others.

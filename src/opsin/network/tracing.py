@@ -5,8 +5,9 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 
@@ -17,9 +18,9 @@ from opsin.network.layouts import (
     Key,
     Layout,
     Reading,
-    by_company,
     by_corner,
     by_kind,
+    by_other_layers,
     by_second_trace,
     corner,
     other_size,
@@ -32,6 +33,7 @@ PASSIVE = re.compile(POOL.pattern + r"|^(Identity|Dropout\w*|DropPath|Stochastic
 
 # (layer, which call of it, what it was given, its output) -> output to go on with
 Capture = Callable[[str, int, Any, Any], Any]
+T = TypeVar("T")
 Forward = Callable[[Tensor, set[str], Capture], Any]
 
 
@@ -94,22 +96,22 @@ def trace(network: nn.Module, forward: Forward, image: Tensor, layouts: Mapping[
     calls = {}
     for key, (value, _, passive) in seen.items():
         kind, several = type(modules[key[0]]).__name__, possible[key]
-        if (said := layouts.get(names[key])) is not None:
-            several = _said(names[key], said, readings(tuple(value.shape), _size(image)))
+        if (declared := layouts.get(names[key])) is not None:
+            several = _declared(names[key], declared, readings(tuple(value.shape), _size(image)))
         read = several[0] if len(several) == 1 else OTHER
         undecided = tuple(several) if len(several) > 1 else ()
         shape, readable = tuple(value.shape), not unreadable(value)
         calls[names[key]] = Call(
             names[key], *key, kind, shape, read.layout, read.extent, read.prefix, passive, readable, undecided
         )
-    if strangers := [name for name in layouts if name not in calls]:
-        raise unknown("layer", strangers[0], calls)
+    if unknown_names := [name for name in layouts if name not in calls]:
+        raise unknown("layer", unknown_names[0], calls)
     overwritten = {names[key] for key, (value, version, _) in seen.items() if value._version != version}
     return Trace(calls, () if result is None else tuple(result.shape), overwritten)
 
 
-def _said(name: str, layout: str, possible: Sequence[Reading]) -> list[Reading]:
-    """The reading that the user says."""
+def _declared(name: str, layout: str, possible: Sequence[Reading]) -> list[Reading]:
+    """The reading that the user declares, if the shape allows it."""
     fitting = [reading for reading in possible if str(reading) == layout]
     if not fitting and layout != OTHER.layout:
         said = ", ".join(map(str, (*possible, OTHER)))
@@ -128,35 +130,35 @@ def _possible(
     }
     height, width = other_size(size)
     wanted = {key for key, several in possible.items() if several}
-    resized = _shapes(forward, image[..., :height, :width].expand(PAIR, -1, -1, -1), wanted)
+    resized = _seen(forward, image[..., :height, :width].expand(PAIR, -1, -1, -1), wanted, _shape)
     fixed = wanted - resized.keys()  # a network for one size may fail behind its first layers
-    paired = _shapes(forward, image.expand(PAIR, -1, -1, -1), fixed) if fixed else {}
+    paired = _seen(forward, image.expand(PAIR, -1, -1, -1), fixed, _shape) if fixed else {}
     for others, there in ((resized, (height, width)), (paired, size)):
         for key, other in others.items():
             possible[key] = by_second_trace(shapes[key], other, there, possible[key])
-    possible = by_company(possible, fixed, size)
+    possible = by_other_layers(possible, fixed, size)
     if undecided := {key for key, several in possible.items() if len(several) > 1}:
-        for key, value in _outputs(forward, corner(image), undecided).items():
-            possible[key] = by_corner(value.isnan(), possible[key])
+        for key, reached in _seen(forward, corner(image), undecided, torch.isnan).items():
+            possible[key] = by_corner(reached, possible[key])
     return possible
 
 
-def _shapes(forward: Forward, images: Tensor, wanted: set[Key]) -> dict[Key, tuple[int, ...]]:
-    return {key: tuple(value.shape) for key, value in _outputs(forward, images, wanted).items()}
-
-
-def _outputs(forward: Forward, images: Tensor, wanted: set[Key]) -> dict[Key, Tensor]:
-    """What the wanted calls give, as far as the forward gets: images of this size may not suit it."""
-    found = {}
+def _seen(forward: Forward, images: Tensor, wanted: set[Key], see: Callable[[Tensor], T]) -> dict[Key, T]:
+    """What is seen of the wanted calls, as far as the forward gets: images of this size may not suit it."""
+    found: dict[Key, T] = {}
 
     def capture(layer: str, index: int, _given: Any, output: Any) -> None:
         value = tensor_in(output)
         if value is not None and (layer, index) in wanted:
-            found[layer, index] = value
+            found[layer, index] = see(value)
 
     with suppress(NetworkError):
         forward(images, {layer for layer, _ in wanted}, capture)
     return found
+
+
+def _shape(value: Tensor) -> tuple[int, ...]:
+    return tuple(value.shape)
 
 
 def _size(image: Tensor) -> tuple[int, int]:
