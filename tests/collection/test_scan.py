@@ -22,7 +22,7 @@ import nets
 import opsin
 from opsin.collection.files import labels
 from opsin.collection.files.source import Entry
-from opsin.collection.scan import chunks, scanning
+from opsin.collection.scan import chunks, local_engine, scanning
 from opsin.collection.store import tables
 from opsin.collection.store.tally import NONE
 
@@ -53,8 +53,8 @@ def scan(root, place, model=MODEL, **settings):
 @pytest.fixture
 def small_chunks(monkeypatch):
     """Chunks of eight images."""
-    monkeypatch.setattr(chunks, "LEAST_CHUNK", 8)
-    monkeypatch.setattr(chunks, "MOST_CHUNK", 8)
+    monkeypatch.setattr(scanning, "LEAST_CHUNK", 8)
+    monkeypatch.setattr(scanning, "MOST_CHUNK", 8)
 
 
 def forwards(monkeypatch):
@@ -403,7 +403,7 @@ def test_again_only_what_is_new_or_has_changed_is_seen(root, tmp_path, monkeypat
     counted = forwards(monkeypatch)
     made = scan(root, tmp_path / "out")
     assert sum(counted) == 21
-    chunks = dict(zip(made.ids().tolist(), made.column("chunk").to_pylist(), strict=True))
+    chunk_of = dict(zip(made.ids().tolist(), made.column("chunk").to_pylist(), strict=True))
     counted.clear()
     same(scan(root, tmp_path / "out"), made)
     assert counted == []
@@ -416,9 +416,9 @@ def test_again_only_what_is_new_or_has_changed_is_seen(root, tmp_path, monkeypat
     draw(root / "dogs/big/003.png", 999)  # changed: with it the rest of its chunk
     (root / "000.png").unlink()  # gone
     before = {row.path: row for row in rows(made)}
-    stale = {chunks[before[path].id] for path in ("dogs/big/003.png", "000.png")}
+    stale = {chunk_of[before[path].id] for path in ("dogs/big/003.png", "000.png")}
     assert len(stale) == 2
-    anew = sum(chunk in stale for chunk in chunks.values()) - 1
+    anew = sum(chunk in stale for chunk in chunk_of.values()) - 1
     made = scan(root, tmp_path / "out")
     assert sum(counted) == anew < 21
     assert {row.path for row in rows(made)} == before.keys() - {"000.png"}
@@ -485,9 +485,9 @@ def test_many_scans_leave_no_old_versions_behind(root, tmp_path):
 KILLED = """
 import os, signal, sys
 import nets, opsin
-from opsin.collection.scan import chunks, scanning
+from opsin.collection.scan import scanning
 
-chunks.LEAST_CHUNK = chunks.MOST_CHUNK = 8
+scanning.LEAST_CHUNK = scanning.MOST_CHUNK = 8
 left = int(sys.argv[3])
 
 def listen(step):
@@ -537,8 +537,8 @@ def test_killed_and_run_again_equals_a_scan_without_a_break(root, tmp_path, monk
 def test_a_chunk_is_handed_on_after_a_time_however_few_its_images_are(root, tmp_path, monkeypatch):
     photos(root, 12, first=21)
     fresh = scan(root, tmp_path / "fresh", layers=["conv2", "flat"])
-    monkeypatch.setattr(chunks, "CHUNK_SECONDS", 0.0)
-    monkeypatch.setattr(chunks, "CHUNK_SHARE", 0.0)
+    monkeypatch.setattr(local_engine, "CHUNK_SECONDS", 0.0)
+    monkeypatch.setattr(local_engine, "CHUNK_SHARE", 0.0)
     made = scan(root, tmp_path / "out", layers=["conv2", "flat"])
     assert len(fresh.chunks()) == 1
     assert len(made.chunks()) == -(-33 // 8)  # one for each batch of the network
@@ -645,9 +645,9 @@ def test_a_record_that_finds_no_room_is_written_the_next_time(root, tmp_path, mo
 FULL = """
 import resource, sys
 import nets, opsin
-from opsin.collection.scan import chunks, scanning
+from opsin.collection.scan import scanning
 
-chunks.LEAST_CHUNK = chunks.MOST_CHUNK = 64
+scanning.LEAST_CHUNK = scanning.MOST_CHUNK = 64
 model = nets.model(nets.plain())
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ def _given_up():
 def opsin_command(*words, **settings):
     """The command line in a process of its own, which cannot fill the memory: (exit code, stdout, stderr)."""
     done = subprocess.run(
-        [sys.executable, "-c", "from opsin.cli import main; main()", *map(str, words)],
+        [sys.executable, "-c", "from opsin.cli.main import main; main()", *map(str, words)],
         capture_output=True, text=True, timeout=HANGS, check=False, stdin=subprocess.DEVNULL,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY)), **settings,
     )  # fmt: skip

@@ -17,7 +17,7 @@ from opsin.registry.kinds import Parameter
 
 def technique_command(name: str) -> click.Command:
     """The command of a technique: its photos, its settings as options, its output folder."""
-    technique = catalogue.get(name)
+    technique = catalogue.declared(name)
 
     def run(
         model_name: str,
@@ -58,7 +58,7 @@ def technique_command(name: str) -> click.Command:
                 number = names.index(heading)
                 if goals and "target" in settings:
                     settings["target"] = goals[number]
-                result = technique.run(model, *pieces[number], **settings)
+                result = catalogue.get(name).run(model, *pieces[number], **settings)
                 write(result, watch.frames, inner, animation)
         finish(place, watch)
 

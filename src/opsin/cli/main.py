@@ -122,7 +122,7 @@ def explain(
 ) -> None:
     """Explain photos on one page: the top classes, then every technique side by side."""
     for name in techniques:
-        catalogue.get(name)
+        catalogue.declared(name)
     from opsin.base.folders import writing
     from opsin.pages.explain import explain as run
 
@@ -154,7 +154,7 @@ def techniques() -> None:
     from rich.table import Table
 
     table = Table("technique", "passes", "what it is", "paper", box=None, pad_edge=False)
-    for technique in catalogue.techniques().values():
+    for technique in map(catalogue.declared, catalogue.names()):
         table.add_row(technique.name, str(technique.cost), technique.summary, technique.paper)
     Console(width=None if sys.stdout.isatty() else 160).print(table)
 

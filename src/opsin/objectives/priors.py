@@ -2,12 +2,11 @@
 
 from torch import Tensor
 
+from opsin.base.choices import MOST_EXPONENT
 from opsin.base.errors import InputError, shown
 from opsin.network.activations import Activations
 from opsin.objectives.features import SMALL
 from opsin.objectives.objective import Objective, check_finite, written
-
-MOST_EXPONENT = 20  # of a prior: its power of a picture is a number still, and so is the gradient
 
 
 def total_variation(beta: float = 2.0) -> Objective:

@@ -7,12 +7,13 @@ result what is needed to go on from there.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from opsin.base.choices import Optimiser
 from opsin.base.errors import InputError, NetworkError, unknown
 from opsin.network.backward import differentiating
 from opsin.network.model import Model
@@ -21,7 +22,6 @@ from opsin.optimise.canvas import Canvas, Pixels
 from opsin.optimise.tiles import tiled
 from opsin.optimise.transforms import Transform
 
-Optimiser = Literal["adam", "lbfgs", "gradient"]
 MEMORY = 20  # pairs that L-BFGS remembers
 MAX_EVALUATIONS = 25  # of a line search
 MOMENTUM = 0.9

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from opsin.base.choices import Optimiser
 from opsin.base.errors import InputError, NetworkError
 from opsin.base.notes import note
 from opsin.base.progress import Enough, report
@@ -17,7 +18,7 @@ from opsin.base.progress import Step as Progress
 from opsin.network.model import Model
 from opsin.objectives.objective import Objective
 from opsin.objectives.units import separated
-from opsin.optimise.ascent import DAMAGED, Constraint, Optimiser, Step, ascend, step_number
+from opsin.optimise.ascent import DAMAGED, Constraint, Step, ascend, step_number
 from opsin.optimise.canvas import Canvas
 from opsin.optimise.transforms import Transform
 from opsin.results.pictures import Picture, Pictures

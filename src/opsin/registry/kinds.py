@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin
 
+from opsin.base.choices import LARGEST_INT
 from opsin.base.errors import InputError, shown
 
 Photos = Literal["each", "whole", "together"]
-LARGEST = 2**63 - 1  # of a whole number that torch takes
-MOST_PIXELS = 2**15  # of a side of pictures that are made, and of what is done to them
 
 
 @dataclass(frozen=True)
@@ -112,8 +111,8 @@ def checked(name: str, parameter: Parameter, value: Any) -> Any:
             value = float(value)
         if not isinstance(value, float) or not math.isfinite(value):
             raise InputError(f"{name}: {parameter.name} is a finite number, not {shown(value)}")
-    if kind is int and abs(value) > LARGEST:
-        raise InputError(f"{name}: {parameter.name} is at most {LARGEST}, not {shown(value)}")
+    if kind is int and abs(value) > LARGEST_INT:
+        raise InputError(f"{name}: {parameter.name} is at most {LARGEST_INT}, not {shown(value)}")
     if arg.least is not None and not value >= arg.least:
         raise InputError(f"{name}: {parameter.name} is at least {arg.least:.12g}, not {shown(value)}")
     if arg.most is not None and not value <= arg.most:

@@ -5,7 +5,6 @@ import inspect
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
-from opsin.registry.calling import call_technique
 from opsin.registry.kinds import Photos, Technique, parameter_of
 
 P = ParamSpec("P")
@@ -31,6 +30,8 @@ def technique(
 
         @functools.wraps(function)
         def run(*args: P.args, **kwargs: P.kwargs) -> R:
+            from opsin.registry.calling import call_technique  # with torch, which a declaration does without
+
             return call_technique(about, function, signature, args, kwargs)  # type: ignore[no-any-return]
 
         takes_images = "images" in signature.parameters

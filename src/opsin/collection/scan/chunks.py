@@ -23,8 +23,6 @@ from opsin.network.model import Model
 from opsin.network.shortcuts.folding import Folded
 
 Chunks = Generator["Chunk", None, None]
-LEAST_CHUNK, MOST_CHUNK, CHUNKS = 256, 4096, 64  # images that are taken in at once: the total / 64, within
-CHUNK_SECONDS, CHUNK_SHARE = 30.0, 0.05  # of the time so far: a kill loses no more than the longer of these
 
 
 @dataclass(frozen=True)

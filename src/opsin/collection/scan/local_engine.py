@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from opsin.base.progress import tell
 from opsin.collection.files.decoding import Cut, decoding
 from opsin.collection.files.source import Entry
-from opsin.collection.scan.chunks import CHUNK_SECONDS, CHUNK_SHARE, Chunks, Growing, Job
+from opsin.collection.scan.chunks import Chunks, Growing, Job
 
+CHUNK_SECONDS, CHUNK_SHARE = 30.0, 0.05  # of the time so far: a kill loses no more than the longer of these
 WORKERS = 8  # processes that decode, at most, unless more are asked for
 
 

@@ -17,7 +17,7 @@ from opsin.base.errors import InputError, at_least, unknown
 from opsin.base.records import versions
 from opsin.collection.files.labels import FOLDERS, label, read_labels
 from opsin.collection.files.source import Entry, Source
-from opsin.collection.scan.chunks import CHUNKS, LEAST_CHUNK, MOST_CHUNK, Chunk, Chunks, Job, about_layer
+from opsin.collection.scan.chunks import Chunk, Chunks, Job, about_layer
 from opsin.collection.scan.local_engine import local
 from opsin.collection.store.about import About, about_model
 from opsin.collection.store.intake import Intake, RefusedError, storing, writing
@@ -28,6 +28,7 @@ from opsin.network.heads import classifier_input
 from opsin.network.model import Model
 
 Engine = Literal["local", "ray"]
+LEAST_CHUNK, MOST_CHUNK, CHUNKS = 256, 4096, 64  # images that are taken in at once: the total / 64, within
 PACKAGES = ("opsin", "torch", "pylance", "pillow", "numpy")
 
 

@@ -3,6 +3,7 @@ from typing import Annotated, Literal
 from jaxtyping import Float
 from torch import Tensor
 
+from opsin.base.choices import MOST_PIXELS
 from opsin.base.errors import InputError
 from opsin.base.notes import note
 from opsin.network.model import Model
@@ -10,7 +11,7 @@ from opsin.objectives.priors import norm
 from opsin.optimise.ascent import Constraint
 from opsin.optimise.climb import climb, climbed
 from opsin.optimise.transforms import blurred
-from opsin.registry.kinds import MOST_PIXELS, Arg, Target
+from opsin.registry.kinds import Arg, Target
 from opsin.registry.technique import technique
 from opsin.results.pictures import Pictures
 

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from opsin.base.choices import MOST_PIXELS
 from opsin.base.errors import InputError
 from opsin.images.tensors import enlarged, longest, resized
 from opsin.network.model import Model
@@ -17,7 +18,7 @@ from opsin.objectives.units import energy
 from opsin.optimise.climb import climb
 from opsin.optimise.textures import noise
 from opsin.optimise.transforms import affine, jitter
-from opsin.registry.kinds import MOST_PIXELS, Arg, Layers
+from opsin.registry.kinds import Arg, Layers
 from opsin.registry.technique import technique
 from opsin.results.pictures import Picture, Pictures
 

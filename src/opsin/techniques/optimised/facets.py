@@ -8,6 +8,7 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 from torch import Tensor
 
+from opsin.base.choices import MOST_PIXELS
 from opsin.base.errors import InputError, NetworkError
 from opsin.base.notes import note
 from opsin.network.batches import chunks, forward_batch, pooled
@@ -18,7 +19,7 @@ from opsin.objectives.units import logit, predicted
 from opsin.optimise.canvas import Fourier
 from opsin.optimise.climb import climb, named
 from opsin.optimise.transforms import Transform, jitter
-from opsin.registry.kinds import MOST_PIXELS, Arg, Layer, Target
+from opsin.registry.kinds import Arg, Layer, Target
 from opsin.registry.technique import technique
 from opsin.results.pictures import Picture, Pictures
 

@@ -2,13 +2,14 @@ from typing import Annotated
 
 import torch
 
+from opsin.base.choices import MOST_PIXELS
 from opsin.base.errors import InputError
 from opsin.network.model import Model
 from opsin.objectives.features import diversity
 from opsin.optimise.canvas import Fourier
 from opsin.optimise.climb import climb, climbed
 from opsin.optimise.transforms import affine, jitter
-from opsin.registry.kinds import MOST_PIXELS, Arg, Target
+from opsin.registry.kinds import Arg, Target
 from opsin.registry.technique import technique
 from opsin.results.pictures import Pictures
 

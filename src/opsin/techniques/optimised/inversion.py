@@ -4,9 +4,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from opsin.base.choices import MOST_EXPONENT
 from opsin.network.model import Model
 from opsin.objectives.features import match
-from opsin.objectives.priors import MOST_EXPONENT, norm, total_variation
+from opsin.objectives.priors import norm, total_variation
 from opsin.optimise.canvas import Fourier
 from opsin.optimise.climb import climb, named
 from opsin.registry.kinds import Arg, Layers

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from opsin.base.choices import MOST_PIXELS, Optimiser
 from opsin.base.errors import InputError
 from opsin.images.photos import MIN_SIDE
 from opsin.images.tensors import longest, resized
@@ -16,7 +17,6 @@ from opsin.network.model import Model
 from opsin.network.shortcuts.pooling import AveragePooling
 from opsin.objectives.features import content_match
 from opsin.objectives.objective import Objective
-from opsin.optimise.ascent import Optimiser
 from opsin.optimise.climb import climb
 from opsin.optimise.textures import (
     ACTIVATION,
@@ -26,7 +26,7 @@ from opsin.optimise.textures import (
     noise,
     texture_objective,
 )
-from opsin.registry.kinds import MOST_PIXELS, Arg, Layers
+from opsin.registry.kinds import Arg, Layers
 from opsin.registry.technique import technique
 from opsin.results.pictures import Picture, Pictures
 

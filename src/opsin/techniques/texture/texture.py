@@ -4,13 +4,13 @@ from typing import Annotated, Literal
 from jaxtyping import Float
 from torch import Tensor
 
+from opsin.base.choices import MOST_PIXELS, Optimiser
 from opsin.images.tensors import longest, resized
 from opsin.network.model import Model
 from opsin.network.shortcuts.pooling import AveragePooling
-from opsin.optimise.ascent import Optimiser
 from opsin.optimise.climb import climb
 from opsin.optimise.textures import DEFAULT_RATES, first_activations, noise, texture_objective
-from opsin.registry.kinds import MOST_PIXELS, Arg, Layers
+from opsin.registry.kinds import Arg, Layers
 from opsin.registry.technique import technique
 from opsin.results.pictures import Picture, Pictures
 
