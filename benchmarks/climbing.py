@@ -40,7 +40,7 @@ from sklearn.datasets import load_sample_image
 from torch import Tensor, nn
 
 import opsin
-from opsin.base.progress import Step
+from opsin.base.job import Step
 from opsin.images.photos import open_photo
 from opsin.images.tensors import longest, resized
 from opsin.network.shortcuts.pooling import AveragePooling

@@ -36,7 +36,7 @@ def page(technique: Technique) -> str:
     first = " ".join([*[photos] * technique.takes_images, *(f"--{name} {EXAMPLES[name]}" for name in needed)])
     inputs = ", ".join(["model", *["images"] * technique.takes_images, *(f"{name}=..." for name in needed)])
     call = f"opsin.{technique.name}({inputs})"
-    asked = " It runs in `explain` only when it is asked for." if technique.dear else ""
+    asked = " It runs in `explain` only when it is asked for." if technique.expensive else ""
     return f"""# {technique.name}
 
 {summary}

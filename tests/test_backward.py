@@ -73,7 +73,9 @@ def test_receptive_fields_of_such_a_network_are_refused_with_the_cause():
 def test_a_climb_in_tiles_on_such_a_network_is_refused_with_the_cause():
     model = nets.model(hostile.undifferentiable(A_RECTIFIER_IN_PLACE), size=SIZE)
     wanted = gram(model.run(IMAGES, ("parts.conv2",)).maps("parts.conv2"))
-    climb = opsin.ascend(model, gram_match("parts.conv2", wanted), IMAGES, steps=1, rate=0.1, tile=SIZE // 2)
+    climb = opsin.ascend(
+        model, gram_match("parts.conv2", wanted), IMAGES, opsin.Recipe(steps=1, rate=0.1, tile=SIZE // 2)
+    )
     with pytest.raises(opsin.NetworkError, match=r"torch cannot differentiate.*inplace"):
         list(climb)
 

@@ -91,7 +91,7 @@ def words(name, steps=2):
     photo = ["photo.png"] if technique.takes_images else []
     few = ["--steps", str(steps)] if "steps" in technique.parameters else []
     given = [word.replace(".dog", " dog") for word in GIVEN.get(name, "").split()]
-    return [name, *photo, *given, *(few if technique.climbs else []), *OWN]
+    return [name, *photo, *given, *(few if technique.iterative else []), *OWN]
 
 
 @pytest.mark.parametrize("name", catalogue.names())
@@ -151,7 +151,7 @@ def test_explain_writes_a_self_contained_page(here, call):
     page = Path("out/index.html").read_text()
     assert "http" not in page.replace("https://cs.stanford.edu", "")
     assert 'src="data:image' in page
-    cheap = [t.name for t in catalogue.techniques().values() if not t.dear]
+    cheap = [t.name for t in catalogue.techniques().values() if not t.expensive]
     for name in cheap:
         assert f"<h3>{name}</h3>" in page
     for name in ("smooth_grad", "score_cam"):

@@ -29,7 +29,8 @@ def test_a_declaration_equals_the_technique(name):
     assert list(declared.parameters) == list(technique.parameters)
     for key, parameter in technique.parameters.items():
         same = declared.parameters[key]
-        assert (same.arg, same.required, same.choices) == (parameter.arg, parameter.required, parameter.choices)
+        assert same.arg == parameter.arg
+        assert (same.required, same.choices) == (parameter.required, parameter.choices)
         if parameter.arg.role == "value":
             assert (same.type, same.default) == (parameter.type, parameter.default)
 

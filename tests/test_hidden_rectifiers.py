@@ -12,7 +12,7 @@ from torch.nn import functional as F
 import nets
 import opsin
 from hostile import networks_with_hidden_rectifiers as hidden
-from opsin.base.notes import CAUTION, noting
+from opsin.base.job import CAUTION, noting
 from opsin.gradients import operations, rules
 from opsin.gradients.custom import CustomFunctions
 from opsin.images import colour

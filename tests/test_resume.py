@@ -30,7 +30,7 @@ def stopping(climb, step):
         if told.label not in labels:
             labels.append(told.label)
         if (len(labels), told.done) == (climb, step):
-            raise opsin.Enough
+            raise opsin.StopEarly
 
     return listen
 

@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from opsin.base.errors import NetworkError as NetworkError
     from opsin.base.errors import OpsinError as OpsinError
     from opsin.base.errors import OutOfMemoryError as OutOfMemoryError
-    from opsin.base.progress import Enough as Enough
-    from opsin.base.progress import listening as listening
+    from opsin.base.job import StopEarly as StopEarly
+    from opsin.base.job import listening as listening
     from opsin.collection.ask.map import map as map
     from opsin.collection.ask.mistakes import mistakes as mistakes
     from opsin.collection.ask.neighbours import leave_one_out as leave_one_out
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from opsin.objectives.units import neuron as neuron
     from opsin.objectives.units import unit as unit
     from opsin.optimise.ascent import ascend as ascend
+    from opsin.optimise.recipe import Recipe as Recipe
     from opsin.pages.explain import explain as explain
     from opsin.registry.resuming import resume as resume
     from opsin.results.findings import Findings as Findings
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 _PUBLIC = {
     "ascend": "optimise.ascent",
+    "Recipe": "optimise.recipe",
     "Findings": "results.findings",
     "map": "collection.ask.map",
     "mistakes": "collection.ask.mistakes",
@@ -61,8 +63,8 @@ _PUBLIC = {
     "logit": "objectives.units",
     "neuron": "objectives.units",
     "unit": "objectives.units",
-    "Enough": "base.progress",
-    "listening": "base.progress",
+    "StopEarly": "base.job",
+    "listening": "base.job",
     "resume": "registry.resuming",
     "explain": "pages.explain",
     "Gallery": "results.gallery",

@@ -8,7 +8,7 @@ import torch
 
 import nets
 import opsin
-from opsin.base.notes import noting
+from opsin.base.job import noting
 from opsin.collection.ask import search
 from opsin.collection.ask.search import ALIGNMENT, EXTRA, GROUP, QUERIES, Coarse, nearest
 from opsin.collection.store import tables

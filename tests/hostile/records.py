@@ -29,7 +29,7 @@ def results() -> dict[str, opsin.Result]:
     shot = Shot.of("group", "caption", drawn)
     table = Table("t", ("a",), ((1,),))
     spots = tuple(Spot(f"{name}.jpg", None, "cat", 0.5, shot.data) for name in "ab")
-    state = {"0.number": torch.tensor(1), "0.parameters": picture[None]}
+    state = {"class model/number": torch.tensor(1), "class model/parameters": picture[None]}
     return {
         "Heatmap": Heatmap(picture[None], picture[None], signed=True, overlay=False, record=RECORD),
         "Gallery": Gallery((Panel("g", "t", "c", picture[None]),), record=RECORD),

@@ -329,7 +329,7 @@ def test_a_climb_that_is_killed_goes_on_to_the_same_bits(here, call):
     killed(*CLIMB, "--steps", "100000", when=has_checkpoint())
     (place,) = Path("out").iterdir()
     (kept,) = place.glob("checkpoint-*")
-    steps = len(opsin.Result.load(kept).state["0.scores"])
+    steps = len(opsin.Result.load(kept).state["class model/scores"])
     wanted = str(steps + 3)
     assert call("resume", "out", *OWN, "--steps", wanted)[:2] == (0, "out\n")
     assert call(*CLIMB[:-1], "whole", "--steps", wanted)[0] == 0
@@ -357,7 +357,7 @@ def test_what_was_not_begun_before_the_kill_is_said_by_who_goes_on(here, call):
 
 def steps_of(name):
     (kept,) = Path("out").glob(f"{WORKING}*/{name}/checkpoint-*")
-    return len(opsin.Result.load(kept).state["0.scores"])
+    return len(opsin.Result.load(kept).state["octave 1/scores"])
 
 
 LINKS = {

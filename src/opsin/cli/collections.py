@@ -228,7 +228,7 @@ def _find(collection: str, place: str, find: "Callable[[Collection], Any]") -> N
 
     opened = open_collection(collection)
     with writing(place) as fresh:
-        with progress(climbs=False):
+        with progress(iterative=False):
             found = find(opened)
         found.write_into(fresh)
     click.echo(Path(place) / PAGE)

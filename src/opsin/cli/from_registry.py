@@ -46,9 +46,9 @@ def technique_command(name: str) -> click.Command:
         for key, parameter in technique.parameters.items():
             if parameter.arg.role == "images":
                 settings[key] = whole_photos(settings[key])
-        if technique.climbs and interrupted(place):
+        if technique.iterative and interrupted(place):
             say_resumable(place)
-        with writing(place) as fresh, progress(every, climbs=technique.climbs) as watch:
+        with writing(place) as fresh, progress(every, iterative=technique.iterative) as watch:
             opened = open_photos(photos, settings.get("target"))  # a wrong one is told first
             model = default_model(model_name, weights, photos)
             pieces = batches(opened, model, technique.photos) if technique.takes_images else [()]
@@ -70,7 +70,7 @@ def technique_command(name: str) -> click.Command:
         )
     network = model_option(technique.network, *([] if technique.takes_images else [""]))
     arguments: list[Callable[[Any], Any]] = [network, WEIGHTS, OUT]
-    if technique.climbs:
+    if technique.iterative:
         arguments += [EVERY, ANIMATION]
     if technique.takes_images:
         metavar = "MODEL | PHOTOS..." if name == "layers" else None

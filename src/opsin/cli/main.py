@@ -133,7 +133,7 @@ def explain(
         model = default_model(model_name, weights, (collection, *photos))
         ((images,),) = batches(opened, model, "together")
         names = [name for name, _ in opened]
-        with progress(climbs=False):
+        with progress(iterative=False):
             report = run(
                 model,
                 images,
@@ -188,7 +188,7 @@ def gallery(folder: str) -> None:
     """Make one page with a picture of every technique, on sample photos."""
     from opsin.pages.gallery import gallery as run
 
-    with progress(climbs=False):
+    with progress(iterative=False):
         click.echo(run(folder))
 
 

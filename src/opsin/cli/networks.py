@@ -29,7 +29,7 @@ def print_layers(name: str, weights: str | None) -> None:
     from opsin.network.regions import receptive_fields
 
     model = open_model(name, weights)
-    with progress(climbs=False):
+    with progress(iterative=False):
         fields = receptive_fields(model)
     table = Table("layer", "kind", "output", "parameters", "sees", box=None, pad_edge=False)
     order = {layer: place for place, (layer, _) in enumerate(model.network.named_modules())}

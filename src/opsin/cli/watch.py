@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from opsin.base.folders import StorageError, checkpoint
-from opsin.base.progress import Enough, listening
+from opsin.base.job import StopEarly, listening
 from opsin.cli.signals import end, handling
 
 if TYPE_CHECKING:
     from rich.progress import Progress, Task
 
-    from opsin.base.progress import Step
+    from opsin.base.job import Step
 
 TELL_EVERY = 10.0  # seconds between lines of progress where stderr is no terminal
 CHECKPOINT_EVERY = 30.0  # seconds, at least, from one checkpoint of a climb to the next
@@ -28,8 +28,8 @@ class Watch:
     `frames` are the pictures of every so many steps. `ended_by` is the signal that ended a climb early.
     """
 
-    def __init__(self, bars: "Progress", every: int | None, climbs: bool) -> None:
-        self.bars, self.every, self.climbs = bars, every, climbs
+    def __init__(self, bars: "Progress", every: int | None, iterative: bool) -> None:
+        self.bars, self.every, self.iterative = bars, every, iterative
         self.frames: list[Any] = []
         self.ended_by: int | None = None
         self.folder: Path | None = None
@@ -54,14 +54,14 @@ class Watch:
     def __call__(self, step: "Step") -> None:
         """Hear of a step."""
         self._show(step)
-        if step.images is None or not self.climbs:
+        if step.images is None or not self.iterative:
             if self.ended_by is not None:
                 end(self.ended_by)
             return
         if self.every and step.done % self.every == 0:
             self.frames.append(step.images().cpu().permute(1, 2, 0, 3).flatten(2))  # side by side
         if self.ended_by is not None:
-            raise Enough
+            raise StopEarly
         if time.monotonic() - self.kept > self.pause:
             self._keep(step)
 
@@ -100,11 +100,11 @@ class Watch:
 
 
 @contextmanager
-def progress(every: int | None = None, *, climbs: bool = True) -> Iterator[Watch]:
+def progress(every: int | None = None, *, iterative: bool = True) -> Iterator[Watch]:
     """Show steps on stderr: a bar on a terminal, else a line now and then.
 
-    Where it `climbs`, the first signal to end lets the work come to its next step: a climb ends there with
-    its picture, other work is cancelled.
+    Where the work is `iterative`, the first signal to end lets it come to its next step and end there with
+    its picture; other work is cancelled.
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TextColumn, TimeRemainingColumn
@@ -118,6 +118,6 @@ def progress(every: int | None = None, *, climbs: bool = True) -> Iterator[Watch
     text, left = TextColumn("{task.description}"), TimeRemainingColumn()
     columns = (text, BarColumn(), MofNCompleteColumn(), Speed(), left)
     with Bars(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-        watch = Watch(bars, every, climbs)
-        with handling(watch.signalled if climbs else end), listening(watch):
+        watch = Watch(bars, every, iterative)
+        with handling(watch.signalled if iterative else end), listening(watch):
             yield watch

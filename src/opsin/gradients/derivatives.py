@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from opsin.base.errors import InputError, NetworkError
-from opsin.base.notes import CAUTION, note
+from opsin.base.job import CAUTION, note
 from opsin.gradients.custom import CustomFunctions
 from opsin.gradients.rules import Rule, applied
 from opsin.network.activations import Activations

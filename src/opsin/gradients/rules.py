@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.autograd.graph import Node
 
 from opsin.base.errors import NetworkError
-from opsin.base.notes import CAUTION, note
+from opsin.base.job import CAUTION, note
 from opsin.gradients.custom import CustomFunctions, is_custom
 from opsin.gradients.operations import kind, role
 from opsin.network.backward import differentiating

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from opsin.base.notes import CAUTION, note
+from opsin.base.job import CAUTION, note
 from opsin.network.model import Model
 from opsin.network.outputs import unreadable
 

@@ -8,7 +8,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from opsin.base.errors import NetworkError
-from opsin.base.progress import steps
+from opsin.base.job import steps
 from opsin.network.backward import differentiating
 from opsin.network.model import Model
 

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from opsin.base.errors import InputError
-from opsin.base.notes import CAUTION, note
+from opsin.base.job import CAUTION, note
 from opsin.network.activations import Activations, is_distribution
 from opsin.objectives.objective import Objective, check_finite, written
 

@@ -1,144 +1,93 @@
-"""A climb to its end: what a technique calls, resumed where one was stopped."""
+"""An ascent to its end: what a technique calls, resumed where one was stopped."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from opsin.base.choices import Optimiser
 from opsin.base.errors import InputError, NetworkError
-from opsin.base.notes import note
-from opsin.base.progress import Enough, report
-from opsin.base.progress import Step as Progress
+from opsin.base.job import Step as Progress
+from opsin.base.job import StopEarly, current, note, report
+from opsin.base.trail import DAMAGED, Trail
 from opsin.network.model import Model
 from opsin.objectives.objective import Objective
 from opsin.objectives.units import separated
-from opsin.optimise.ascent import DAMAGED, Constraint, Step, ascend, step_number
-from opsin.optimise.canvas import Canvas
-from opsin.optimise.transforms import Transform
+from opsin.optimise.ascent import Step, ascend, step_number
+from opsin.optimise.recipe import Recipe
 from opsin.results.pictures import Picture, Pictures
-
-
-@dataclass
-class Trail:
-    """What the climbs of one technique leave behind, in their order; `saved` is that of an earlier run.
-
-    `result` makes a result that can be resumed of images, a caption and the trail. `stopped` says where a
-    climb was ended early.
-    """
-
-    saved: Mapping[str, Tensor] = field(default_factory=dict)
-    result: "Callable[[Tensor, str, Trail], Pictures] | None" = None
-    stages: list[dict[str, Tensor]] = field(default_factory=list)
-    stopped: str = ""
-
-    def next(self) -> tuple[dict[str, Tensor], bool]:
-        """The saved state of the climb that begins, and whether it had been finished."""
-        index = len(self.stages)
-        prefix = f"{index}."
-        state = {k.removeprefix(prefix): v for k, v in self.saved.items() if k.startswith(prefix)}
-        return state, any(k.startswith(f"{index + 1}.") for k in self.saved)
-
-    def arrays(self) -> dict[str, Tensor]:
-        """All stages, flat; what is kept of a finished one is its end."""
-        kept = [{k: s[k] for k in ("parameters", "number", "generator", "scores")} for s in self.stages[:-1]]
-        flat = [*kept, *self.stages[-1:]]
-        return {f"{i}.{key}": value.cpu() for i, stage in enumerate(flat) for key, value in stage.items()}
-
-
-_trail: ContextVar[Trail | None] = ContextVar("trail", default=None)
-
-
-@contextmanager
-def trailing(
-    saved: Mapping[str, Tensor], result: Callable[[Tensor, str, Trail], Pictures]
-) -> Iterator[Trail]:
-    """Collect what the climbs of the block leave, going on from `saved`."""
-    token = _trail.set(trail := Trail(saved, result))
-    try:
-        yield trail
-    finally:
-        _trail.reset(token)
 
 
 @dataclass(frozen=True)
 class Climb:
-    """The pictures that a climb ended with, and the scores (steps, n) on its way."""
+    """The pictures that a climb ended with, and the scores (steps, n) on its way.
+
+    `begun` is false of a climb that comes after one that was stopped early: its pictures are its start.
+    """
 
     images: Float[Tensor, "n 3 h w"]
     scores: Float[Tensor, "steps n"]
+    begun: bool = True
 
 
 def climb(
-    label: str,
-    model: Model,
-    objective: Objective,
-    start: Float[Tensor, "n 3 h w"],
-    *,
-    steps: int,
-    rate: float,
-    canvas: Canvas | None = None,
-    transforms: Sequence[Transform] = (),
-    optimiser: Optimiser = "adam",
-    decline: float = 1.0,
-    seed: int = 0,
-    constrain: Constraint | None = None,
-    tile: int | None = None,
+    label: str, model: Model, objective: Objective, start: Float[Tensor, "n 3 h w"], recipe: Recipe
 ) -> Climb:
-    """`ascend` to its end, or until a listener has seen enough."""
-    trail = _trail.get() or Trail()
-    state, finished = trail.next()
+    """`ascend` to its end, or until a listener asks to stop early.
+
+    The `label` is what progress shows; within a technique no two climbs have the same.
+    """
+    trail = current().trail or Trail()
+    state = trail.saved_state(label)
     if trail.stopped:
-        return Climb(start, torch.empty(0, len(start)))
-    if state and ("scores" not in state or state["scores"].shape[1:] != (len(start),)):
+        return Climb(start, torch.empty(0, len(start)), begun=False)
+    if state and not {"scores", "finished"} <= state.keys():
+        raise InputError(f"{DAMAGED}climb {label!r} lacks its scores, or whether it was finished")
+    if state and state["scores"].shape[1:] != (len(start),):
         raise InputError(f"{DAMAGED}it holds no scores of {len(start)} pictures")
-    if finished:
-        steps = step_number(state)
+    if state and state["finished"].any():
+        recipe = replace(recipe, steps=step_number(state))
     note(f"climbed: {objective.name}")
-    if state and optimiser == "lbfgs":
+    if state and recipe.optimiser == "lbfgs":
         note("resumed: L-BFGS began with an empty memory")
+    for earlier in trail.states.values():
+        earlier["finished"] = torch.tensor(True)
     scores = list(state["scores"]) if state else []
-    stream = ascend(
-        model,
-        objective,
-        start,
-        steps=steps,
-        rate=rate,
-        canvas=canvas,
-        transforms=transforms,
-        optimiser=optimiser,
-        decline=decline,
-        seed=seed,
-        constrain=constrain,
-        tile=tile,
-        state=state or None,
-    )
-    for step in stream:
+    for step in ascend(model, objective, start, recipe, state=state or None):
         if step.scores is None:
             continue
         scores.append(step.scores.cpu())
-        at = f"{label}: stopped at step {step.number} of {steps}"
-
-        def so_far(step: Step = step, at: str = at) -> Pictures:
-            now = {**step.state(), "scores": torch.stack(scores)}
-            assert trail.result is not None
-            return trail.result(step.images(), label, replace(trail, stages=[*trail.stages, now], stopped=at))
-
-        result = so_far if trail.result else None
+        at = f"{label}: stopped at step {step.number} of {recipe.steps}"
         try:
-            report(Progress(label, step.number, steps, float(step.scores.mean()), step.images, result))
-        except Enough:
+            report(_progress(label, recipe, step, scores, trail, at))
+        except StopEarly:
             trail.stopped = at
             note(at)
             break
     history = torch.stack(scores) if scores else torch.empty(0, len(start))
-    trail.stages.append({**step.state(), "scores": history})
+    trail.states[label] = _resumable(step, history)
     return Climb(step.images(), history)
+
+
+def _progress(
+    label: str, recipe: Recipe, step: Step, scores: list[Tensor], trail: Trail, stopped: str
+) -> Progress:
+    """The step as listeners see it, with a result that goes on from here."""
+    assert step.scores is not None
+    make = trail.result
+
+    def result() -> Pictures:
+        assert make is not None
+        so_far = trail.with_state(label, _resumable(step, torch.stack(scores)))
+        return make(step.images(), label, replace(so_far, stopped=stopped))
+
+    mean = float(step.scores.mean())
+    return Progress(label, step.number, recipe.steps, mean, step.images, result if make else None)
+
+
+def _resumable(step: Step, scores: Float[Tensor, "steps n"]) -> dict[str, Tensor]:
+    return {**step.state(), "scores": scores, "finished": torch.tensor(False)}
 
 
 def climbed(found: Climb, target: Objective, model: Model) -> Pictures:
@@ -147,7 +96,7 @@ def climbed(found: Climb, target: Objective, model: Model) -> Pictures:
     panels = []
     seen = named(model, found.images)
     for index, (name, image) in enumerate(zip(names, found.images, strict=True)):
-        caption = f"score {float(found.scores[-1, index]):.4g}" if len(found.scores) else "not climbed"
+        caption = f"score {float(found.scores[-1, index]):.4g}" if len(found.scores) else "not begun"
         caption += f"; the network sees {seen[index]}" if seen[index] else ""
         panels.append(Picture(name, caption, image))
     return Pictures(tuple(panels), numbers={"scores": found.scores})

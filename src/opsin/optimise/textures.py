@@ -25,6 +25,11 @@ def noise(photo: Float[Tensor, "1 3 h w"], size: tuple[int, int], seed: int) -> 
     return (photo.mean((2, 3), keepdim=True) + NOISE * drawn).clamp(0, 1)
 
 
+def photo_label(index: int, count: int) -> str:
+    """How a climb's label begins where a technique takes several photos: with the photo's number."""
+    return f"photo {index + 1}, " if count > 1 else ""
+
+
 def texture_objective(
     model: Model, photo: Float[Tensor, "1 3 h w"], layers: list[str], mask: Tensor | None = None
 ) -> Objective:

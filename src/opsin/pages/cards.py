@@ -3,7 +3,7 @@
 from itertools import groupby
 from typing import Any
 
-from opsin.base.notes import CAUTION
+from opsin.base.job import CAUTION
 from opsin.images import colour
 from opsin.registry.kinds import Technique
 from opsin.results.gallery import Gallery

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from opsin.base.errors import InputError, OpsinError
 from opsin.base.folders import PAGE, RECORD, storing, writing
-from opsin.base.notes import CAUTION
-from opsin.base.progress import steps
+from opsin.base.job import CAUTION, steps
 from opsin.base.records import as_json
 from opsin.images import colour, tensors
 from opsin.network.finite import origin
@@ -121,7 +120,7 @@ def explain(
     chosen = (
         [catalogue.get(name) for name in techniques]
         if techniques
-        else [t for t in known.values() if not t.dear]
+        else [t for t in known.values() if not t.expensive]
     )
     left_out = {t.name: f"asked for by name only: {t.cost} passes" for t in known.values() if t not in chosen}
     if techniques:

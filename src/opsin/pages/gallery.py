@@ -13,7 +13,7 @@ from sklearn.datasets import load_sample_image
 from torch import Tensor
 
 from opsin.base.folders import PAGE, RECORD, storing, writing
-from opsin.base.progress import steps
+from opsin.base.job import steps
 from opsin.base.records import as_json
 from opsin.images.tensors import fit, whole
 from opsin.network.model import Model
@@ -70,8 +70,8 @@ def gallery(folder: str | Path) -> Path:
         groups = [
             (title, [pair for pair in results if test(pair[0])])
             for title, test in (
-                ("What made it say so", lambda t: not t.climbs and not _of_layers(t)),
-                ("Pictures by optimisation", lambda t: t.climbs),
+                ("What made it say so", lambda t: not t.iterative and not _of_layers(t)),
+                ("Pictures by optimisation", lambda t: t.iterative),
                 ("Layer by layer", _of_layers),
             )
         ]

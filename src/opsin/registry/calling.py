@@ -2,9 +2,7 @@
 
 import hashlib
 import inspect
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
@@ -13,30 +11,17 @@ import torch
 from torch import Tensor
 
 from opsin.base.errors import InputError, OutOfMemoryError
-from opsin.base.notes import CAUTION, note, noting
+from opsin.base.job import CAUTION, current, note, within
 from opsin.base.records import PACKAGES, Record, versions
+from opsin.base.trail import Trail
 from opsin.images import tensors
 from opsin.network.backward import lacks_memory
 from opsin.network.finite import Scores, caution
 from opsin.network.model import Model
 from opsin.objectives.parsing import resolve
-from opsin.optimise.climb import Trail, trailing
 from opsin.registry.kinds import Parameter, Technique, checked
 from opsin.results.heatmap import Heatmap
 from opsin.results.pictures import Picture, Pictures
-
-
-@contextmanager
-def resuming_from(state: Mapping[str, Any]) -> Iterator[None]:
-    """A block in which techniques go on from a state."""
-    token = _resumed.set(state)
-    try:
-        yield
-    finally:
-        _resumed.reset(token)
-
-
-_resumed: ContextVar[Mapping[str, Any]] = ContextVar("resumed", default=MappingProxyType({}))
 
 
 def call_technique(
@@ -74,17 +59,18 @@ def call_technique(
         return Record(about.name, about.paper, arguments, facts, versions(PACKAGES), tuple(notes))
 
     def finished(result: Pictures, trail: Trail) -> Pictures:
-        state = trail.arrays() | {f"given.{name}": value for name, value in pictures.items()}
+        state = trail.flat() | {f"given.{name}": value for name, value in pictures.items()}
         return replace(result, state=state, stopped=trail.stopped, record=record())
 
     def so_far(images: Tensor, caption: str, trail: Trail) -> Pictures:
         return finished(Pictures(tuple(Picture("so far", caption, image) for image in images)), trail)
 
+    notes: list[str] = []
+    trail = Trail(current().resumed, so_far)
     with (
         torch.inference_mode(False),
         torch.enable_grad(),
-        noting() as notes,
-        trailing(_resumed.get(), so_far) as trail,
+        within(notes=notes, trail=trail, resumed=MappingProxyType({})),
     ):
         weights = model.weigh()
         if not weights.finite:
@@ -102,7 +88,7 @@ def call_technique(
         if isinstance(result, Heatmap) and (blank := result.blank()):
             note(f"{CAUTION}the map is zero everywhere on image {', '.join(map(str, blank))}")
         caution(model, given.get("images"), [*scores.not_finite(), *result.not_finite()])
-    return finished(result, trail) if about.climbs else replace(result, record=record())
+    return finished(result, trail) if about.iterative else replace(result, record=record())
 
 
 def _take(

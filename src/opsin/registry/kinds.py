@@ -56,9 +56,9 @@ class Technique:
     """A technique with what its users want to know of it.
 
     `cost` is in forward passes an image with the default settings, a backward pass counted as two.
-    A `dear` one runs in `explain` only when it is asked for. One that `climbs` makes pictures step by
-    step. `photos` says how it gets them from the command line: `each` one cut to the model's size, each one
-    `whole` at its own size, or all `together`. `network` names the zoo's network that suits it best.
+    An `expensive` one runs in `explain` only when it is asked for. An `iterative` one makes pictures step
+    by step. `photos` says how it gets them from the command line: `each` one cut to the model's size, each
+    one `whole` at its own size, or all `together`. `network` names the zoo's network that suits it best.
     """
 
     name: str
@@ -66,8 +66,8 @@ class Technique:
     paper: str
     reading: str
     cost: int
-    dear: bool
-    climbs: bool
+    expensive: bool
+    iterative: bool
     photos: Photos
     network: str
     takes_images: bool

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from opsin.base.errors import InputError
+from opsin.base.job import within
+from opsin.base.trail import DAMAGED, unfinished
 
 if TYPE_CHECKING:
     from torch import Tensor
-from opsin.registry.calling import resuming_from
 from opsin.registry.catalogue import get
 
 
@@ -33,7 +34,7 @@ def resume(result: Any, model: Any, *, steps: int | None = None, target: Any = N
     about, record = get(loaded.record.technique), loaded.record
     climbed = _climbed(loaded.state)
     if steps is not None and steps < climbed:
-        raise InputError(f"this result already has {climbed} steps: {steps} are fewer")
+        raise InputError(f"this result already has {climbed} steps: pass at least as many, not {steps}")
     if (sha256 := str(record.model.get("sha256"))) != model.weigh().fingerprint:
         raise InputError(
             f"these pictures were made with {record.model.get('name')} (weights {sha256[:12]}), "
@@ -51,16 +52,15 @@ def resume(result: Any, model: Any, *, steps: int | None = None, target: Any = N
     if steps is not None:
         given["steps"] = steps
     if about.takes_images and "images" not in kept:
-        raise InputError("the state to go on from is damaged: the photos that were given are missing")
+        raise InputError(f"{DAMAGED}the photos that were given are missing")
     images = (kept["images"],) if about.takes_images else ()
-    with resuming_from(loaded.state):
+    with within(resumed=loaded.state):
         return about.run(model, *images, **given)
 
 
 def _climbed(state: "Mapping[str, Tensor]") -> int:
     """How many steps the last climb of a state took. Raises `InputError` where the state does not say."""
-    stages = [name.removesuffix(".number") for name in state if name.endswith(".number")]
     try:
-        return int(state[f"{max(stages, key=int)}.number"])
-    except (RuntimeError, ValueError) as error:
-        raise InputError(f"the state to go on from is damaged: {error}") from error
+        return int(state[f"{unfinished(state)}/number"])
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise InputError(f"{DAMAGED}{error}") from error

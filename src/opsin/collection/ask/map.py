@@ -12,7 +12,7 @@ from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from opsin.base.errors import InputError, NetworkError, at_least, unknown
-from opsin.base.notes import note, noting
+from opsin.base.job import note, noting
 from opsin.collection.ask.wording import record
 from opsin.collection.store.store import Collection, opened
 from opsin.collection.store.tables import Row

@@ -6,8 +6,7 @@ from pathlib import Path
 import torch
 
 from opsin.base.errors import InputError, at_least
-from opsin.base.notes import CAUTION, note, noting
-from opsin.base.progress import steps
+from opsin.base.job import CAUTION, note, noting, steps
 from opsin.collection.ask.search import nearest
 from opsin.collection.ask.wording import record, seen_as
 from opsin.collection.store import truth

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from opsin.base.errors import InputError, at_least
 from opsin.base.headings import headings
-from opsin.base.notes import noting
-from opsin.base.progress import tell
+from opsin.base.job import noting, tell
 from opsin.collection.ask.search import QUERIES, Metric, nearest
 from opsin.collection.ask.wording import record, seen_as
 from opsin.collection.store.store import Collection, opened

@@ -33,7 +33,7 @@ from platformdirs import user_cache_path
 from torch import Tensor
 
 from opsin.base.errors import InputError, unknown
-from opsin.base.notes import CAUTION, note
+from opsin.base.job import CAUTION, note
 from opsin.base.records import as_json, read_json
 from opsin.collection.store.about import CollectionError
 from opsin.collection.store.store import Collection

@@ -13,8 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from opsin.base.errors import InputError, NetworkError, unknown
-from opsin.base.notes import CAUTION, note, noting
-from opsin.base.progress import tell
+from opsin.base.job import CAUTION, note, noting, tell
 from opsin.collection.ask.wording import record
 from opsin.collection.scan.chunks import as_maps
 from opsin.collection.store.store import Collection, opened

@@ -4,7 +4,7 @@ import os
 import time
 from collections.abc import Iterator
 
-from opsin.base.progress import tell
+from opsin.base.job import tell
 from opsin.collection.files.decoding import Cut, decoding
 from opsin.collection.files.source import Entry
 from opsin.collection.scan.chunks import Chunks, Growing, Job

@@ -13,7 +13,7 @@ import ray
 import ray.data
 from ray import cloudpickle
 
-from opsin.base.progress import tell
+from opsin.base.job import tell
 from opsin.collection.files.decoding import Cut, decode
 from opsin.collection.files.source import Entry, Source
 from opsin.collection.scan.chunks import Chunk, Chunks, Growing, Job

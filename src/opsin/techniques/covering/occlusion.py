@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from opsin.base.errors import InputError
-from opsin.base.progress import steps
+from opsin.base.job import steps
 from opsin.network.batches import chunks, forward_batch
 from opsin.network.model import Model
 from opsin.network.shortcuts.detour import detour

@@ -3,7 +3,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from opsin.base.errors import InputError
-from opsin.base.notes import CAUTION, note
+from opsin.base.job import CAUTION, note
 from opsin.gradients import rules
 from opsin.gradients.custom import CustomFunctions
 from opsin.gradients.derivatives import derivative

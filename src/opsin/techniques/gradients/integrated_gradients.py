@@ -5,7 +5,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from opsin.base.progress import steps
+from opsin.base.job import steps
 from opsin.gradients.derivatives import image_gradient
 from opsin.network.model import Model
 from opsin.objectives.units import pinned

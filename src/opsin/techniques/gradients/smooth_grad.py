@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from opsin.base.progress import steps
+from opsin.base.job import steps
 from opsin.gradients.derivatives import image_gradient
 from opsin.network.model import Model
 from opsin.objectives.units import pinned
@@ -17,7 +17,7 @@ from opsin.results.heatmap import Heatmap
     paper="Smilkov et al.: SmoothGrad: removing noise by adding noise, 2017 (arXiv:1706.03825)",
     reading="The gradient with its flicker averaged out: structure that stays is what the score rests on.",
     cost=151,
-    dear=True,
+    expensive=True,
 )
 def smooth_grad(
     model: Model,

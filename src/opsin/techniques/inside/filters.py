@@ -3,7 +3,7 @@ from typing import Annotated
 from torch import nn
 
 from opsin.base.errors import NetworkError, unknown
-from opsin.base.notes import note
+from opsin.base.job import note
 from opsin.network.model import Model
 from opsin.registry.kinds import Arg
 from opsin.registry.technique import technique

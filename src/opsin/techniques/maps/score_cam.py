@@ -3,7 +3,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from opsin.base.progress import steps
+from opsin.base.job import steps
 from opsin.network.batches import chunks, forward_batch
 from opsin.network.model import Model
 from opsin.registry.kinds import Layer, Target
@@ -15,7 +15,7 @@ from opsin.results.heatmap import Heatmap
     paper="Wang et al.: Score-CAM, 2020 (arXiv:1910.01279)",
     reading="Where the network looked for the target, found without gradients, one region at a time.",
     cost=1300,
-    dear=True,
+    expensive=True,
 )
 def score_cam(
     model: Model, images: Float[Tensor, "n 3 h w"], target: Target = None, layer: Layer = None

@@ -5,11 +5,11 @@ from torch import Tensor
 
 from opsin.base.choices import MOST_PIXELS
 from opsin.base.errors import InputError
-from opsin.base.notes import note
+from opsin.base.job import note
 from opsin.network.model import Model
 from opsin.objectives.priors import norm
-from opsin.optimise.ascent import Constraint
 from opsin.optimise.climb import climb, climbed
+from opsin.optimise.recipe import Constraint, Recipe
 from opsin.optimise.transforms import blurred
 from opsin.registry.kinds import Arg, Target
 from opsin.registry.technique import technique
@@ -30,7 +30,7 @@ PUBLISHED = {
     paper="Simonyan, Vedaldi, Zisserman: Deep Inside Convolutional Networks, 2013 (arXiv:1312.6034), eq. 2",
     reading="The picture that the network finds most typical of the target, without any photo.",
     cost=600,
-    climbs=True,
+    iterative=True,
 )
 def class_model(
     model: Model,
@@ -84,10 +84,12 @@ def class_model(
         model,
         target + l2 * norm(2.0, mean, std) if l2 else target,
         mean.expand(target.count, 3, *model.size),
-        steps=steps,
-        rate=rate * float(std.mean()),
-        optimiser="gradient",
-        constrain=regularised(mean, *chosen),
+        Recipe(
+            steps=steps,
+            rate=rate * float(std.mean()),
+            optimiser="gradient",
+            constrain=regularised(mean, *chosen),
+        ),
     )
     return climbed(found, target, model)
 

@@ -16,6 +16,7 @@ from opsin.objectives.objective import Objective
 from opsin.objectives.units import channel as one_channel
 from opsin.objectives.units import energy
 from opsin.optimise.climb import climb
+from opsin.optimise.recipe import Recipe
 from opsin.optimise.textures import noise
 from opsin.optimise.transforms import affine, jitter
 from opsin.registry.kinds import Arg, Layers
@@ -29,7 +30,7 @@ LEAST = 16  # pixels: the side of the smallest octave
     paper="Mordvintsev, Olah, Tyka: Inceptionism, Google Research Blog 2015, with the notebook deepdream",
     reading="The photo, changed so that the network sees more of what it already sees there.",
     cost=120,
-    climbs=True,
+    iterative=True,
     photos="whole",
 )
 def deepdream(
@@ -70,7 +71,7 @@ def deepdream(
         raise InputError(f"deepdream: one guide, not {len(guide)}")
     if frames > 1 and len(images) > 1:
         raise InputError(f"deepdream: a film is of one photo, not of {len(images)}")
-    target = wish(model, layers or [dreamy(model)], channel, *guide)
+    target = dream_objective(model, layers or [default_dream_layer(model)], channel, *guide)
     picture = resized(images, longest(images, size or max(images.shape[-2:])))
     panels = [Picture("photo", "", image, made=False) for image in picture]
     if start == "noise":
@@ -92,17 +93,19 @@ def deepdream(
                 model,
                 target,
                 begin,
-                steps=steps,
-                rate=rate,
-                transforms=[jitter(reach)],
-                optimiser="gradient",
-                seed=seed + number,
-                tile=tile,
+                Recipe(
+                    steps=steps,
+                    rate=rate,
+                    transforms=[jitter(reach)],
+                    optimiser="gradient",
+                    seed=seed + number,
+                    tile=tile,
+                ),
             )
             detail = found.images - base
             numbers[f"frame {frame + 1}, octave {number + 1}"] = found.scores
-        if frame and not len(found.scores):
-            break  # the listener had seen enough before this frame
+        if frame and not found.begun:
+            break  # stopped early before this frame was finished
         panels += [
             Picture("dream", f"frame {frame + 1}" if frames > 1 else target.name, x) for x in found.images
         ]
@@ -110,7 +113,9 @@ def deepdream(
     return Pictures(tuple(panels), film=frames > 1, numbers=numbers)
 
 
-def wish(model: Model, layers: list[str], channel: int | None, guide: Tensor | None = None) -> Objective:
+def dream_objective(
+    model: Model, layers: list[str], channel: int | None, guide: Tensor | None = None
+) -> Objective:
     """What the dream climbs: the sum over the layers."""
     if guide is not None and channel is not None:
         raise InputError("deepdream: a guide or a channel, not both")
@@ -122,7 +127,7 @@ def wish(model: Model, layers: list[str], channel: int | None, guide: Tensor | N
     return reduce(add, [dream_match(layer, run.maps(layer)) for layer in layers])
 
 
-def dreamy(model: Model) -> str:
+def default_dream_layer(model: Model) -> str:
     """The last layer at the last resolution but one: whole things, and small enough for many in a picture."""
     extents = {c.extent for c in model.calls.values() if c.extent and min(c.extent) > 1}
     order = sorted(extents, key=lambda extent: extent[0] * extent[1])

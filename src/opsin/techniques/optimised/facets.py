@@ -10,7 +10,7 @@ from torch import Tensor
 
 from opsin.base.choices import MOST_PIXELS
 from opsin.base.errors import InputError, NetworkError
-from opsin.base.notes import note
+from opsin.base.job import note
 from opsin.network.batches import chunks, forward_batch, pooled
 from opsin.network.model import Model
 from opsin.objectives.objective import Objective
@@ -18,6 +18,7 @@ from opsin.objectives.priors import total_variation
 from opsin.objectives.units import logit, predicted
 from opsin.optimise.canvas import Fourier
 from opsin.optimise.climb import climb, named
+from opsin.optimise.recipe import Recipe
 from opsin.optimise.transforms import Transform, jitter
 from opsin.registry.kinds import Arg, Layer, Target
 from opsin.registry.technique import technique
@@ -32,7 +33,7 @@ WIDTHS = (0.6, 0.35, 0.2)  # of the bias to the centre in each phase, in shares 
     paper="Nguyen, Yosinski, Clune: Multifaceted Feature Visualization, 2016 (arXiv:1602.03616)",
     reading="The different kinds of picture that excite the target, one for each cluster of the photos.",
     cost=1000,
-    climbs=True,
+    iterative=True,
     photos="together",
 )
 def facets(
@@ -81,11 +82,13 @@ def facets(
             model,
             goal_smooth,
             pictures,
-            steps=steps,
-            rate=rate,
-            canvas=Fourier(*images.shape[-2:]),
-            transforms=[towards_centre(width), jitter(shift)],
-            seed=seed + number,
+            Recipe(
+                steps=steps,
+                rate=rate,
+                canvas=Fourier(*images.shape[-2:]),
+                transforms=[towards_centre(width), jitter(shift)],
+                seed=seed + number,
+            ),
         )
         pictures, scores = found.images, [*scores, found.scores]
     panels = []

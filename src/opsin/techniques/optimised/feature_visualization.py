@@ -8,6 +8,7 @@ from opsin.network.model import Model
 from opsin.objectives.features import diversity
 from opsin.optimise.canvas import Fourier
 from opsin.optimise.climb import climb, climbed
+from opsin.optimise.recipe import Recipe
 from opsin.optimise.transforms import affine, jitter
 from opsin.registry.kinds import Arg, Target
 from opsin.registry.technique import technique
@@ -18,7 +19,7 @@ from opsin.results.pictures import Pictures
     paper="Olah, Mordvintsev, Schubert: Feature Visualization, Distill 2017 (doi:10.23915/distill.00007)",
     reading="What excites the target most, as a picture that survives small shifts and turns.",
     cost=1536,
-    climbs=True,
+    iterative=True,
 )
 def feature_visualization(
     model: Model,
@@ -62,11 +63,7 @@ def feature_visualization(
         model,
         target + variety * diversity(spatial(model, target.layers[0])) if spread else target,
         start,
-        steps=steps,
-        rate=rate,
-        canvas=canvas,
-        transforms=changes,
-        seed=seed,
+        Recipe(steps=steps, rate=rate, canvas=canvas, transforms=changes, seed=seed),
     )
     return climbed(found, target, model)
 

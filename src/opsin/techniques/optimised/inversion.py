@@ -10,6 +10,7 @@ from opsin.objectives.features import match
 from opsin.objectives.priors import norm, total_variation
 from opsin.optimise.canvas import Fourier
 from opsin.optimise.climb import climb, named
+from opsin.optimise.recipe import Recipe
 from opsin.registry.kinds import Arg, Layers
 from opsin.registry.technique import technique
 from opsin.results.pictures import Picture, Pictures
@@ -25,7 +26,7 @@ SHOWN = 6  # layers that are inverted by default
     "(arXiv:1412.0035), eq. 1-5",
     reading="What each layer keeps of the photo: an image with the same features, found from noise.",
     cost=2700,
-    climbs=True,
+    iterative=True,
 )
 def inversion(
     model: Model,
@@ -63,6 +64,7 @@ def inversion(
     panels = [
         Picture("photo", seen, x, made=False) for seen, x in zip(named(model, images), images, strict=True)
     ]
+    recipe = Recipe(steps=steps, rate=rate, canvas=canvas, decline=0.1, seed=seed)
     numbers: dict[str, Tensor] = {}
     order = list(model.calls)
     for layer in chosen:
@@ -72,11 +74,9 @@ def inversion(
         weight = theirs if variation_weight is None else variation_weight
         objective = match(layer, wanted) + weight / sigma**beta * total_variation(beta)
         objective += norm_weight * norm(alpha, mean, sigma)
-        found = climb(
-            layer, model, objective, start, steps=steps, rate=rate, canvas=canvas, decline=0.1, seed=seed
-        )
-        if not len(found.scores):
-            break  # the listener had seen enough before this layer
+        found = climb(layer, model, objective, start, recipe)
+        if not found.begun:
+            break  # stopped early at an earlier layer
         with torch.no_grad():
             error = -match(layer, wanted).score(model.run(found.images, (layer,)))
         centred = (images - mean).flatten(1).norm(dim=1)

@@ -18,12 +18,14 @@ from opsin.network.shortcuts.pooling import AveragePooling
 from opsin.objectives.features import content_match
 from opsin.objectives.objective import Objective
 from opsin.optimise.climb import climb
+from opsin.optimise.recipe import Recipe
 from opsin.optimise.textures import (
     ACTIVATION,
     DEFAULT_RATES,
     first_activations,
     inverse_mean_activation,
     noise,
+    photo_label,
     texture_objective,
 )
 from opsin.registry.kinds import Arg, Layers
@@ -40,7 +42,7 @@ CONTENT_SCALE = 3  # content is read at the fourth resolution (VGG: relu4_2)
     paper="Gatys, Ecker, Bethge: A Neural Algorithm of Artistic Style, 2015 (arXiv:1508.06576), eq. 1-7",
     reading="The photo's content, painted with the other picture's textures.",
     cost=900,
-    climbs=True,
+    iterative=True,
     photos="whole",
     network="vgg16_features",
 )
@@ -97,16 +99,18 @@ def style_transfer(
         for number, scale in enumerate(scales):
             base = resized(photo, scale)
             with AveragePooling() if pooling == "average" else nullcontext():
-                target = wish(model, base, style, shares, masks, content, layers, ratio)
+                target = style_objective(model, base, style, shares, masks, content, layers, ratio)
                 found = climb(
-                    f"{scale[1]}×{scale[0]}",
+                    photo_label(index, len(images)) + f"{scale[1]}×{scale[0]}",
                     model,
                     target,
                     resized(picture, scale),
-                    steps=max(1, round(steps * FINER_STEPS ** min(number, 1))),
-                    rate=DEFAULT_RATES[optimiser] if rate is None else rate,
-                    optimiser=optimiser,
-                    tile=tile,
+                    Recipe(
+                        steps=max(1, round(steps * FINER_STEPS ** min(number, 1))),
+                        rate=DEFAULT_RATES[optimiser] if rate is None else rate,
+                        optimiser=optimiser,
+                        tile=tile,
+                    ),
                 )
             picture = found.images
             numbers[f"{index} loss {scale[1]}x{scale[0]}"] = -found.scores
@@ -118,7 +122,7 @@ def style_transfer(
     return Pictures(tuple(panels), numbers=numbers)
 
 
-def wish(
+def style_objective(
     model: Model,
     photo: Float[Tensor, "1 3 h w"],
     style: Sequence[Tensor],

@@ -9,7 +9,8 @@ from opsin.images.tensors import longest, resized
 from opsin.network.model import Model
 from opsin.network.shortcuts.pooling import AveragePooling
 from opsin.optimise.climb import climb
-from opsin.optimise.textures import DEFAULT_RATES, first_activations, noise, texture_objective
+from opsin.optimise.recipe import Recipe
+from opsin.optimise.textures import DEFAULT_RATES, first_activations, noise, photo_label, texture_objective
 from opsin.registry.kinds import Arg, Layers
 from opsin.registry.technique import technique
 from opsin.results.pictures import Picture, Pictures
@@ -20,7 +21,7 @@ from opsin.results.pictures import Picture, Pictures
     "(arXiv:1505.07376), eq. 1-4",
     reading="New texture like the photo's: as its network features go together, wherever they are.",
     cost=600,
-    climbs=True,
+    iterative=True,
     photos="whole",
     network="vgg16_features",
 )
@@ -60,17 +61,19 @@ def texture(
         with AveragePooling() if pooling == "average" else nullcontext():
             target = texture_objective(model, photo, layers or first_activations(model))
             found = climb(
-                "texture",
+                photo_label(index, len(images)) + "texture",
                 model,
                 target,
                 noise(photo, (size, size), seed),
-                steps=steps,
-                rate=DEFAULT_RATES[optimiser] if rate is None else rate,
-                optimiser=optimiser,
-                tile=tile,
+                Recipe(
+                    steps=steps,
+                    rate=DEFAULT_RATES[optimiser] if rate is None else rate,
+                    optimiser=optimiser,
+                    tile=tile,
+                ),
             )
         share = found.scores / found.scores[:1]
         numbers |= {f"{index} loss": -found.scores, f"{index} share": share}
-        caption = f"loss {100 * float(share[-1]):.3g} % of the noise's" if len(share) else "not climbed"
+        caption = f"loss {100 * float(share[-1]):.3g} % of the noise's" if found.begun else "not begun"
         panels += [Picture("photo", "", photo[0], made=False), Picture("texture", caption, found.images[0])]
     return Pictures(tuple(panels), numbers=numbers)
