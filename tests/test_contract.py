@@ -895,8 +895,8 @@ class CountedBackward(torch.autograd.Function):
         return signal, None
 
 
-# the cost of score_cam is the number of channels; of inversion it depends on how deep its layers lie
-MEASURABLE = [name for name in RUNNING if name not in ("score_cam", "inversion")]
+# the cost of inversion depends on how deep its layers lie
+MEASURABLE = [name for name, about in RUNNING.items() if name != "inversion" and not about.per_channel]
 LINE_SEARCH = 1.3  # what L-BFGS may take in place of one evaluation a step
 ONCE = 6  # passes before and after the steps of a climb, which its cost leaves out
 

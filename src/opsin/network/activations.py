@@ -78,6 +78,16 @@ class Activations(dict[str, Tensor]):
         flat = layer == "output" or (call is not None and call.layout == "vector")
         return values if flat else self.as_maps(values, layer)
 
+    def from_channels(self, values: Tensor, layer: str, own: Tensor) -> Tensor:
+        """The inverse of `as_channels`: laid out as `own`, what the layer gave, with its other tokens."""
+        call = self._calls.get(layer)
+        if call is None or call.layout in ("maps", "vector"):
+            return values
+        if call.layout == "maps_last":
+            return values.permute(0, 2, 3, 1)  # (n, c, h, w) -> (n, h, w, c)
+        patches = values.flatten(2).transpose(1, 2)  # (n, c, h, w) -> (n, h*w, c)
+        return torch.cat([own[:, : call.prefix], patches], 1)
+
 
 def is_distribution(output: Float[Tensor, "n c"]) -> bool:
     """Whether every row is probabilities that sum to one, as behind a softmax."""

@@ -161,7 +161,8 @@ class Model:
         Without it the forward stops behind the last wanted layer. `start` names where the graph
         begins: `"image"`, or a layer, below which nothing is recorded; `None` records nothing.
         With `parameters` the weights are differentiable too and are returned under their names.
-        Of a layer in `replace` the network goes on with what the function makes of its output.
+        Behind a layer in `replace` the network goes on with what the function makes of its channel maps
+        (n, c, h, w), whichever way they lie; of a vector layer's, of its values (n, c).
 
         Activations are as the layer returned them: a later in-place operation does not reach them.
         The network is left as it was found, whatever is raised (`untouched` says what could not be put back);
@@ -187,7 +188,9 @@ class Model:
                 return None
             value = numbers(output, f"layer {name!r}")
             if name in replace:
-                output, value = replaced(output, value, new := replace[name](value)), new
+                channels = replace[name](activations.as_channels(value, name))
+                new = activations.from_channels(channels, name, value)
+                output, value = replaced(output, value, new), new
             own = value.clone() if name in self._overwritten else value
             kept = own.detach().requires_grad_() if name == start else own
             activations[name], versions[name] = kept, kept._version

@@ -14,7 +14,6 @@ total_variation(2), norm(6)       priors on the image
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -23,7 +22,7 @@ from opsin import objectives
 from opsin.base.errors import InputError, shortened, shown, unknown
 from opsin.network.model import Model
 from opsin.objectives.objective import LARGEST, Objective
-from opsin.objectives.units import channel, each, logit, predicted, separated, unit
+from opsin.objectives.units import PREDICTED, channel, each, logit, separated, unit
 
 UNIT = re.compile(r"^(?P<layer>.+):(?P<channel>\d+)(@(?P<row>\d+), ?(?P<column>\d+))?$")
 NUMBER = r"[+-]?(?:\d+(?:\.\d+)?|\.\d+)(?:e[+-]?\d+)?"
@@ -45,7 +44,7 @@ def resolve(target: object, model: Model, n: int | None = None) -> Objective:
     else, naming what fits.
     """
     if target is None:
-        return predicted()
+        return PREDICTED
     if isinstance(target, Objective):
         return target
     if isinstance(target := _separate(target, model), list):
@@ -59,13 +58,14 @@ def resolve(target: object, model: Model, n: int | None = None) -> Objective:
     raise InputError(f"a target is a class, a text or an Objective, got {shown(target)}")
 
 
-def one_each(target: object, model: Model, n: int) -> list[Any]:
+def one_each(target: object, model: Model, n: int) -> list[Objective]:
     """What each of `n` images that are worked on alone is asked: its own of several targets, or the only one.
 
     Raises `InputError` where there are neither one nor `n`, and on what `resolve` refuses.
     """
-    resolve(target, model, n)
-    return found if isinstance(found := _separate(target, model), list) else [found] * n
+    whole = resolve(target, model, n)
+    several = _separate(target, model)
+    return [resolve(one, model) for one in several] if isinstance(several, list) else [whole] * n
 
 
 def _separate(target: object, model: Model) -> object:
@@ -88,8 +88,8 @@ def parse(text: str, model: Model) -> Objective:
         raise InputError("an empty target: give a class, or layer:channel")
     if len(text) > LONGEST_TARGET:
         raise InputError(f"a target has at most {LONGEST_TARGET:,} letters, not {len(text):,}")
-    if text == predicted().name:
-        return predicted()
+    if text == PREDICTED.name:
+        return PREDICTED
     if model.labels and (index := _class_index(text, model, strict=False)) is not None:
         return logit(index, _class_name(index, model))
     pieces = _pieces(text)

@@ -49,6 +49,9 @@ def predicted() -> Objective:
     )
 
 
+PREDICTED = predicted()
+
+
 def channel(layer: str, index: int) -> Objective:
     """The mean of one channel of a layer over its positions."""
 

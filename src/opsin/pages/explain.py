@@ -15,6 +15,7 @@ from opsin.base.records import as_json
 from opsin.images import colour, tensors
 from opsin.network.finite import origin
 from opsin.network.model import Model
+from opsin.objectives.objective import Objective
 from opsin.objectives.parsing import one_each, resolve
 from opsin.pages.cards import card_of
 from opsin.registry import catalogue
@@ -112,67 +113,73 @@ def explain(
         from opsin.collection.store.store import opened  # noqa: PLC0415 (slow, and only needed for a collection)
 
         opened(collection).check(model)
-    techniques = [techniques] if isinstance(techniques, str) else list(dict.fromkeys(techniques or ()))
     if layer is not None:
         model.call(layer)
     goals = _goals(model, photos, target)
-    known = catalogue.techniques()
-    chosen = (
-        [catalogue.get(name) for name in techniques]
-        if techniques
-        else [t for t in known.values() if not t.expensive]
-    )
-    left_out = {t.name: f"asked for by name only: {t.cost} passes" for t in known.values() if t not in chosen}
-    if techniques:
-        left_out = dict.fromkeys(left_out, "not asked for")
+    asked = [techniques] if isinstance(techniques, str) else list(dict.fromkeys(techniques or ()))
+    chosen, left_out = _chosen(asked, target)
+    titles = headings(names or [f"photo {i}" for i in range(len(photos))])
+    if len(titles) != len(photos):
+        raise InputError(f"{len(titles)} names for {len(photos)} photos")
 
-    for technique in chosen:
-        missing = [p for p in technique.parameters.values() if p.required]
-        if needed := [p.name for p in missing if p.arg.role != "target" or target is None]:
-            raise InputError(f"{technique.name} needs a {needed[0]}: use `opsin {technique.name}`")
-
-    def result(technique: Technique, goal: object, *inputs: object) -> list[tuple[Technique, Result]]:
+    def run(technique: Technique, goal: Objective | None, *images: Tensor) -> Result | None:
+        """The technique's result; none where it does not fit and was not asked for."""
         roles = {name: parameter.arg.role for name, parameter in technique.parameters.items()}
         given = {"target": goal, "layer": layer}
         settings = {name: given[role] for name, role in roles.items() if given.get(role) is not None}
         try:
-            return [(technique, technique.run(model, *inputs, **settings))]
+            return technique.run(model, *images, **settings)  # type: ignore[no-any-return]
         except OpsinError as error:
-            if techniques:
+            if asked:
                 raise
             left_out[technique.name] = str(error)
-            return []
+            return None
 
-    titles = headings(names or [f"photo {i}" for i in range(len(photos))])
-    if len(titles) != len(photos):
-        raise InputError(f"{len(titles)} names for {len(photos)} photos")
     work = [(i, t) for i in range(len(photos)) for t in chosen if t.takes_images]
-    found: list[list[tuple[Technique, Result]]] = [[] for _ in photos]
+    results: list[list[tuple[Technique, Result]]] = [[] for _ in photos]
     for index, technique in steps(work, len(work), "techniques"):
-        found[index] += result(technique, goals[index], photos[index : index + 1])
-    for name in {t.name for results in found for t, _ in results} & left_out.keys():
+        if (result := run(technique, goals[index], photos[index : index + 1])) is not None:
+            results[index].append((technique, result))
+    for name in {t.name for own in results for t, _ in own} & left_out.keys():
         left_out[name] = f"not on every photo: {left_out[name]}"
-    alike: list[tuple[Shot, ...]] = [()] * len(photos)
+    near: list[tuple[Shot, ...]] = [()] * len(photos)
     if collection is not None:
-        from opsin.collection.ask.neighbours import neighbours  # noqa: PLC0415 (it stands on this module)
+        from opsin.collection.ask.neighbours import neighbours  # noqa: PLC0415 (as above)
 
         shots = neighbours(model, collection, photos, k=NEAREST, names=titles).shots
-        alike = [tuple(s for s in shots if s.group == title and not s.lead) for title in titles]
-    general = [pair for t in chosen if not t.takes_images for pair in result(t, target)]
-    sections = [
-        Section(name, photo, top, tuple(sorted(results, key=_is_gallery)), near, no_classes)
-        for name, photo, results, near in zip(titles, photos.split(1), found, alike, strict=True)
-        for top, no_classes in [_top(model, photo)]
-    ]
+        near = [tuple(s for s in shots if s.group == title and not s.lead) for title in titles]
+    goal = None if target is None else resolve(target, model)
+    general = [(t, r) for t in chosen if not t.takes_images and (r := run(t, goal)) is not None]
+    sections = []
+    for title, photo, own, shots_ in zip(titles, photos.split(1), results, near, strict=True):
+        top, no_classes = _top(model, photo)
+        sections.append(Section(title, photo, top, tuple(sorted(own, key=_is_gallery)), shots_, no_classes))
     return Report(model, tuple(sections), tuple(general), tuple(sorted(left_out.items())))
 
 
-def _goals(model: Model, photos: Float[Tensor, "n 3 h w"], target: object) -> list[object]:
-    """Each photo's target: one for all, or one each. Raises `InputError` on one that there is not."""
+def _chosen(asked: list[str], target: object) -> tuple[list[Technique], dict[str, str]]:
+    """The techniques to run, and why each of the others is left out.
+
+    Raises `InputError` on an unknown one, and on one that needs more than photos.
+    """
+    known = catalogue.techniques()
+    chosen = [catalogue.get(n) for n in asked] if asked else [t for t in known.values() if not t.expensive]
+    for technique in chosen:
+        required = [p for p in technique.parameters.values() if p.required]
+        if needed := [p.name for p in required if p.arg.role != "target" or target is None]:
+            raise InputError(f"{technique.name} needs a {needed[0]}: use `opsin {technique.name}`")
+    why = {
+        t.name: "not asked for" if asked else f"runs only by name: {t.cost} passes" for t in known.values()
+    }
+    return chosen, {name: said for name, said in why.items() if name not in {t.name for t in chosen}}
+
+
+def _goals(model: Model, photos: Float[Tensor, "n 3 h w"], target: object) -> list[Objective]:
+    """Each photo's target: one for all, or one each. Raises `InputError` if a target does not exist."""
     goals = one_each(target, model, len(photos))
     if target is not None:
         goal = resolve(target, model)
-        goal.score(model.run(photos[: goal.count], goal.layers))  # what there is not is told now
+        goal.score(model.run(photos[: goal.count], goal.layers))  # once, so that a bad target fails here
     return goals
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from types import NoneType
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
 from opsin.base.choices import LARGEST_INT
 from opsin.base.errors import InputError, shown
@@ -24,9 +24,13 @@ class Arg:
     most: float | None = None
 
 
-Target = Annotated[
-    Any, Arg("class name or index, layer:channel, layer:channel@row,column, or a sum", "target")
-]
+_TARGET = Arg("class name or index, layer:channel, layer:channel@row,column, or a sum", "target")
+if TYPE_CHECKING:
+    from opsin.objectives.objective import Objective
+
+    Target = Annotated[Objective, _TARGET]
+else:
+    Target = Annotated["opsin.objectives.objective.Objective", _TARGET]  # which would import torch
 Layer = Annotated[Any, Arg("layer by name, as `opsin layers` lists them", "layer")]
 Layers = Annotated[Any, Arg("layers by name, separated by commas", "layers")]
 
@@ -55,7 +59,8 @@ class Parameter:
 class Technique:
     """A technique with what its users want to know of it.
 
-    `cost` is in forward passes an image with the default settings, a backward pass counted as two.
+    `cost` is in forward passes per image with the default settings, a backward pass counted as two; with
+    `per_channel` it is the default layer's number of channels.
     An `expensive` one runs in `explain` only when it is asked for. An `iterative` one makes pictures step
     by step. `photos` says how it gets them from the command line: `each` one cut to the model's size, each
     one `whole` at its own size, or all `together`. `network` names the zoo's network that suits it best.
@@ -68,6 +73,7 @@ class Technique:
     cost: int
     expensive: bool
     iterative: bool
+    per_channel: bool
     photos: Photos
     network: str
     takes_images: bool
@@ -82,7 +88,10 @@ class Technique:
 def parameter_of(parameter: inspect.Parameter) -> Parameter:
     """A setting as its annotation declares it."""
     kind, arg = get_args(parameter.annotation)[:2]  # every setting is Annotated[type, Arg]
-    return Parameter(parameter.name, kind, parameter.default, arg)
+    default = parameter.default
+    if arg.role == "target" and default is not inspect.Parameter.empty:
+        default = None  # each image's predicted class
+    return Parameter(parameter.name, kind, default, arg)
 
 
 def checked(name: str, parameter: Parameter, value: Any) -> Any:

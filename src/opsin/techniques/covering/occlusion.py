@@ -9,6 +9,7 @@ from opsin.base.job import steps
 from opsin.network.batches import chunks, forward_batch
 from opsin.network.model import Model
 from opsin.network.shortcuts.detour import detour
+from opsin.objectives.units import PREDICTED
 from opsin.registry.kinds import Arg, Target
 from opsin.registry.technique import technique
 from opsin.results.heatmap import Heatmap
@@ -22,7 +23,7 @@ from opsin.results.heatmap import Heatmap
 def occlusion(
     model: Model,
     images: Float[Tensor, "n 3 h w"],
-    target: Target = None,
+    target: Target = PREDICTED,
     patch: Annotated[int, Arg("side of the grey square, pixels", least=1)] = 32,
     stride: Annotated[int, Arg("step between squares, pixels", least=1)] = 16,
     fill: Annotated[float, Arg("grey level of the square", least=0, most=1)] = 0.5,

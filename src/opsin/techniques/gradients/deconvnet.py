@@ -10,6 +10,7 @@ from opsin.gradients.derivatives import derivative
 from opsin.network import graph
 from opsin.network.backward import differentiating
 from opsin.network.model import Model
+from opsin.objectives.units import PREDICTED
 from opsin.registry.kinds import Target
 from opsin.registry.technique import technique
 from opsin.results.heatmap import Heatmap
@@ -20,7 +21,7 @@ from opsin.results.heatmap import Heatmap
     reading="What in the photo made the unit fire: its activation, carried back to the pixels.",
     cost=3,
 )
-def deconvnet(model: Model, images: Float[Tensor, "n 3 h w"], target: Target = None) -> Heatmap:
+def deconvnet(model: Model, images: Float[Tensor, "n 3 h w"], target: Target = PREDICTED) -> Heatmap:
     """One unit's activation projected back to the pixels: unpool, rectify, transposed filters.
 
     All activations of the target's layer but one are set to zero. Going down, each max-pooling puts

@@ -4,6 +4,7 @@ from torch import Tensor
 from opsin.gradients.derivatives import image_gradient
 from opsin.gradients.rules import guided
 from opsin.network.model import Model
+from opsin.objectives.units import PREDICTED
 from opsin.registry.kinds import Target
 from opsin.registry.technique import technique
 from opsin.results.heatmap import Heatmap
@@ -14,7 +15,7 @@ from opsin.results.heatmap import Heatmap
     reading="The details that excite the target: sharp, but hardly specific to it. Compare two targets.",
     cost=3,
 )
-def guided_backprop(model: Model, images: Float[Tensor, "n 3 h w"], target: Target = None) -> Heatmap:
+def guided_backprop(model: Model, images: Float[Tensor, "n 3 h w"], target: Target = PREDICTED) -> Heatmap:
     """Gradient of the score with negative signals cut at every rectifier on the way back.
 
     R_in = 1[a > 0] · 1[R_out > 0] · R_out at each rectifier with input a and incoming signal R_out;

@@ -8,7 +8,7 @@ from torch import Tensor
 from opsin.base.job import steps
 from opsin.gradients.derivatives import image_gradient
 from opsin.network.model import Model
-from opsin.objectives.units import pinned
+from opsin.objectives.units import PREDICTED, pinned
 from opsin.registry.kinds import Arg, Target
 from opsin.registry.technique import technique
 from opsin.results.heatmap import Heatmap
@@ -22,7 +22,7 @@ from opsin.results.heatmap import Heatmap
 def integrated_gradients(
     model: Model,
     images: Float[Tensor, "n 3 h w"],
-    target: Target = None,
+    target: Target = PREDICTED,
     samples: Annotated[int, Arg("points on the path from the baseline", least=1, most=1000)] = 32,
     baseline: Annotated[float, Arg("grey level that the path starts from", least=0, most=1)] = 0.0,
 ) -> Heatmap:

@@ -3,6 +3,7 @@ from torch import Tensor
 
 from opsin.gradients.derivatives import image_gradient
 from opsin.network.model import Model
+from opsin.objectives.units import PREDICTED
 from opsin.registry.kinds import Target
 from opsin.registry.technique import technique
 from opsin.results.heatmap import Heatmap
@@ -13,7 +14,7 @@ from opsin.results.heatmap import Heatmap
     reading="Bright pixels are those whose change would change the score most, in whichever direction.",
     cost=3,
 )
-def saliency(model: Model, images: Float[Tensor, "n 3 h w"], target: Target = None) -> Heatmap:
+def saliency(model: Model, images: Float[Tensor, "n 3 h w"], target: Target = PREDICTED) -> Heatmap:
     """Gradient of the score with respect to the image, its largest size over the colour channels.
 
     M(i, j) = max_c |∂S/∂x(c, i, j)|, with S the target's score before the softmax and x the image in

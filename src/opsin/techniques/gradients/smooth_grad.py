@@ -7,7 +7,7 @@ from torch import Tensor
 from opsin.base.job import steps
 from opsin.gradients.derivatives import image_gradient
 from opsin.network.model import Model
-from opsin.objectives.units import pinned
+from opsin.objectives.units import PREDICTED, pinned
 from opsin.registry.kinds import Arg, Target
 from opsin.registry.technique import technique
 from opsin.results.heatmap import Heatmap
@@ -22,7 +22,7 @@ from opsin.results.heatmap import Heatmap
 def smooth_grad(
     model: Model,
     images: Float[Tensor, "n 3 h w"],
-    target: Target = None,
+    target: Target = PREDICTED,
     samples: Annotated[int, Arg("noisy copies of each image", least=1)] = 50,
     noise: Annotated[
         float, Arg("standard deviation of the noise, share of the image's range", least=0, most=10)

@@ -11,6 +11,7 @@ from opsin.network.backward import differentiating
 from opsin.network.model import Model
 from opsin.network.tracing import Call
 from opsin.objectives.objective import Objective
+from opsin.objectives.units import PREDICTED
 from opsin.registry.kinds import Arg, Target
 from opsin.registry.technique import technique
 from opsin.results.gallery import Gallery, Panel
@@ -27,7 +28,7 @@ MAX_MATRIX = 128  # rows and columns of a matrix that fit a page; found by trial
 def layers(
     model: Model,
     images: Float[Tensor, "n 3 h w"],
-    target: Target = None,
+    target: Target = PREDICTED,
     tiles: Annotated[int, Arg("how many maps or kernels to show of each", least=1)] = 9,
 ) -> Gallery:
     """Activations, weights and the gradients of both, of every layer: the ConvNetJS view.

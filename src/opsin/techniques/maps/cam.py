@@ -8,6 +8,7 @@ from opsin.gradients.derivatives import derivative
 from opsin.network.activations import Activations
 from opsin.network.model import Model
 from opsin.objectives.objective import Objective
+from opsin.objectives.units import PREDICTED
 from opsin.registry.kinds import Target
 from opsin.registry.technique import technique
 from opsin.results.heatmap import Heatmap
@@ -18,7 +19,7 @@ from opsin.results.heatmap import Heatmap
     reading="Where the last layer sees evidence for the class (red) and against it (blue).",
     cost=1,
 )
-def cam(model: Model, images: Float[Tensor, "n 3 h w"], target: Target = None) -> Heatmap:
+def cam(model: Model, images: Float[Tensor, "n 3 h w"], target: Target = PREDICTED) -> Heatmap:
     """Class activation map: the last maps, weighted by the classifier's weights of the class.
 
     M_c(i, j) = Σ_k w_k^c A_k(i, j), for a network whose score is S_c = Σ_k w_k^c mean(A_k) + b_c: the

@@ -6,6 +6,7 @@ from torch import Tensor
 from opsin.gradients.derivatives import layer_gradient
 from opsin.gradients.maps import weighted_maps
 from opsin.network.model import Model
+from opsin.objectives.units import PREDICTED
 from opsin.registry.kinds import Arg, Layer, Target
 from opsin.registry.technique import technique
 from opsin.results.heatmap import Heatmap
@@ -19,7 +20,7 @@ from opsin.results.heatmap import Heatmap
 def grad_cam(
     model: Model,
     images: Float[Tensor, "n 3 h w"],
-    target: Target = None,
+    target: Target = PREDICTED,
     layer: Layer = None,
     relu: Annotated[bool, Arg("keep only what speaks for the target, as the paper does")] = True,
 ) -> Heatmap:

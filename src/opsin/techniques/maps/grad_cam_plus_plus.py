@@ -4,6 +4,7 @@ from torch import Tensor
 
 from opsin.gradients.derivatives import layer_gradient
 from opsin.network.model import Model
+from opsin.objectives.units import PREDICTED
 from opsin.registry.kinds import Layer, Target
 from opsin.registry.technique import technique
 from opsin.results.heatmap import Heatmap
@@ -15,7 +16,7 @@ from opsin.results.heatmap import Heatmap
     cost=2,
 )
 def grad_cam_plus_plus(
-    model: Model, images: Float[Tensor, "n 3 h w"], target: Target = None, layer: Layer = None
+    model: Model, images: Float[Tensor, "n 3 h w"], target: Target = PREDICTED, layer: Layer = None
 ) -> Heatmap:
     """A layer's maps weighted by the positive gradients, each position with its own share.
 

@@ -7,6 +7,7 @@ from opsin.gradients.derivatives import derivative, maps_and_gradient
 from opsin.gradients.maps import weighted_maps
 from opsin.gradients.rules import applied, guided
 from opsin.network.model import Model
+from opsin.objectives.units import PREDICTED
 from opsin.registry.kinds import Layer, Target
 from opsin.registry.technique import technique
 from opsin.results.heatmap import Heatmap
@@ -18,7 +19,7 @@ from opsin.results.heatmap import Heatmap
     cost=3,
 )
 def guided_grad_cam(
-    model: Model, images: Float[Tensor, "n 3 h w"], target: Target = None, layer: Layer = None
+    model: Model, images: Float[Tensor, "n 3 h w"], target: Target = PREDICTED, layer: Layer = None
 ) -> Heatmap:
     """Guided backpropagation times Grad-CAM, upsampled bilinearly to the image.
 

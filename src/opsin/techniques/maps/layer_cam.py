@@ -3,6 +3,7 @@ from torch import Tensor
 
 from opsin.gradients.derivatives import layer_gradient
 from opsin.network.model import Model
+from opsin.objectives.units import PREDICTED
 from opsin.registry.kinds import Layer, Target
 from opsin.registry.technique import technique
 from opsin.results.heatmap import Heatmap
@@ -14,7 +15,7 @@ from opsin.results.heatmap import Heatmap
     cost=2,
 )
 def layer_cam(
-    model: Model, images: Float[Tensor, "n 3 h w"], target: Target = None, layer: Layer = None
+    model: Model, images: Float[Tensor, "n 3 h w"], target: Target = PREDICTED, layer: Layer = None
 ) -> Heatmap:
     """A layer's maps weighted at each position by the positive part of the gradient there.
 

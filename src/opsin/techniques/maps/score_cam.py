@@ -6,6 +6,7 @@ from torch.nn.functional import interpolate
 from opsin.base.job import steps
 from opsin.network.batches import chunks, forward_batch
 from opsin.network.model import Model
+from opsin.objectives.units import PREDICTED
 from opsin.registry.kinds import Layer, Target
 from opsin.registry.technique import technique
 from opsin.results.heatmap import Heatmap
@@ -16,9 +17,10 @@ from opsin.results.heatmap import Heatmap
     reading="Where the network looked for the target, found without gradients, one region at a time.",
     cost=1300,
     expensive=True,
+    per_channel=True,
 )
 def score_cam(
-    model: Model, images: Float[Tensor, "n 3 h w"], target: Target = None, layer: Layer = None
+    model: Model, images: Float[Tensor, "n 3 h w"], target: Target = PREDICTED, layer: Layer = None
 ) -> Heatmap:
     """A layer's maps weighted by the score of the image seen through each map.
 

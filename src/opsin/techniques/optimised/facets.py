@@ -15,7 +15,7 @@ from opsin.network.batches import chunks, forward_batch, pooled
 from opsin.network.model import Model
 from opsin.objectives.objective import Objective
 from opsin.objectives.priors import total_variation
-from opsin.objectives.units import logit, predicted
+from opsin.objectives.units import PREDICTED, logit
 from opsin.optimise.canvas import Fourier
 from opsin.optimise.climb import climb, named
 from opsin.optimise.recipe import Recipe
@@ -39,7 +39,7 @@ WIDTHS = (0.6, 0.35, 0.2)  # of the bias to the centre in each phase, in shares 
 def facets(
     model: Model,
     images: Float[Tensor, "n 3 h w"],
-    target: Target = None,
+    target: Target = PREDICTED,
     layer: Layer = None,
     clusters: Annotated[int, Arg("how many groups of the photos", least=1)] = 4,
     nearest: Annotated[int, Arg("photos to a mean image, as the paper", least=1)] = 15,
@@ -64,7 +64,7 @@ def facets(
         raise InputError(f"facets: {len(images)} photos cannot make {clusters} clusters: give more photos")
     if target.count > 1:
         raise InputError(f"facets: one target for all photos, not {target.count}")
-    goal = commonest(model, images) if target.name == predicted().name else target
+    goal = commonest(model, images) if target.name == PREDICTED.name else target
     features = pooled(model, images, layer)
     if not features.isfinite().all():
         raise NetworkError(f"the features of layer {layer!r} hold NaN or infinite numbers")
