@@ -156,7 +156,7 @@ def test_explain_writes_a_self_contained_page(here, call):
         assert f"<h3>{name}</h3>" in page
     for name in ("smooth_grad", "score_cam"):
         assert name not in cheap
-        assert f"<dt>{name}</dt><dd>asked for by name only" in page
+        assert f"<dt>{name}</dt><dd>runs only by name" in page
     assert opsin.Result.load("out/photo.png/grad_cam").record.technique == "grad_cam"
 
 

@@ -168,10 +168,9 @@ def _chosen(asked: list[str], target: object) -> tuple[list[Technique], dict[str
         required = [p for p in technique.parameters.values() if p.required]
         if needed := [p.name for p in required if p.arg.role != "target" or target is None]:
             raise InputError(f"{technique.name} needs a {needed[0]}: use `opsin {technique.name}`")
-    why = {
-        t.name: "not asked for" if asked else f"runs only by name: {t.cost} passes" for t in known.values()
-    }
-    return chosen, {name: said for name, said in why.items() if name not in {t.name for t in chosen}}
+    others = [t for t in known.values() if t not in chosen]
+    why = {t.name: "not asked for" if asked else f"runs only by name: {t.cost} passes" for t in others}
+    return chosen, why
 
 
 def _goals(model: Model, photos: Float[Tensor, "n 3 h w"], target: object) -> list[Objective]:
