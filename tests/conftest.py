@@ -13,6 +13,9 @@ from pathlib import Path
 
 import pytest
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # the processes share the cores
+    os.environ["OMP_NUM_THREADS"] = "1"
+
 
 @pytest.fixture
 def call(monkeypatch, capsys):

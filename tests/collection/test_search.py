@@ -9,8 +9,9 @@ import torch
 import nets
 import opsin
 from opsin.base.job import noting
-from opsin.collection.ask import search
-from opsin.collection.ask.search import ALIGNMENT, EXTRA, GROUP, QUERIES, Coarse, nearest
+from opsin.collection.ask import approximate, cache
+from opsin.collection.ask.coarse import ALIGNMENT, EXTRA, GROUP, QUERIES, Coarse
+from opsin.collection.ask.search import nearest
 from opsin.collection.store import tables
 from opsin.collection.store.about import About, LayerAbout, about_model
 from opsin.collection.store.intake import writing
@@ -306,7 +307,7 @@ def test_a_damaged_cache_is_made_anew(tmp_path, own_cache, file, how):
     made = collection(tmp_path / "c", rows)
     expected = nearest(made, rows[:2], 3, layer="second")
     (place,) = kept(own_cache)
-    search._mapped.cache_clear()  # as in another process
+    cache.mapped.cache_clear()  # as in another process
     damaged = place / file
     data = damaged.read_bytes()
     damaged.unlink()
@@ -330,7 +331,7 @@ def test_nothing_is_kept_in_the_collection_nor_taken_from_there(tmp_path, own_ca
     for name in (place.name, f"features_1-cosine-{made.table(tables.IMAGES).version}"):
         (made.folder / "cache" / name).mkdir(parents=True)
         Coarse.write(made.folder / "cache" / name, iter([-rows]), 24)
-    search._mapped.cache_clear()
+    cache.mapped.cache_clear()
     shutil.rmtree(own_cache)
     assert torch.equal(nearest(made, rows[:2], 3, layer="second").rows, expected.rows)
 
@@ -346,7 +347,7 @@ def test_another_collection_in_the_place_of_one_is_not_mistaken_for_it(tmp_path,
     assert about.st_size == len(data)
     names[0].write_bytes(data)
     os.utime(names[0], ns=(about.st_atime_ns, about.st_mtime_ns))
-    search._mapped.cache_clear()
+    cache.mapped.cache_clear()
     assert (nearest(opsin.Collection(made.folder), -rows[:2], 1, layer="second").distances < 1e-6).all()
 
 
@@ -372,7 +373,7 @@ def test_two_searches_may_build_the_cache_at_once(tmp_path, monkeypatch, own_cac
     first = nearest(made, rows[:2], 3, layer="second")
     (place,) = kept(own_cache)
     shutil.rmtree(place)
-    search._mapped.cache_clear()
+    cache.mapped.cache_clear()
     write = Coarse.write
 
     def slow(folder, parts, width):
@@ -392,7 +393,7 @@ def test_a_cache_that_cannot_be_written_is_told(tmp_path, own_cache):
 
 
 def test_an_index_that_cannot_be_written_is_told(tmp_path, monkeypatch):
-    made = collection(tmp_path / "c", torch.rand(search.LEAST_INDEXED, 24))
+    made = collection(tmp_path / "c", torch.rand(approximate.LEAST_INDEXED, 24))
 
     def refused(*_, **__):
         raise OSError("Read-only file system (os error 30)")

@@ -1,51 +1,28 @@
-"""The one place that runs a network."""
+"""A network with its preprocessing, class names and layer names."""
 
-import re
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
 from functools import cached_property, partial
-from math import isfinite
 from types import MappingProxyType
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float
-from PIL import Image
 from torch import Tensor, nn
-from torch.func import functional_call
-from torch.jit._script import RecursiveScriptModule
-from torch.nn.parameter import is_lazy
-from torch.nn.utils.prune import BasePruningMethod
-from torch.nn.utils.spectral_norm import SpectralNorm
-from torch.nn.utils.weight_norm import WeightNorm
 
-from opsin.base.errors import InputError, NetworkError, OpsinError, unknown
+from opsin.base.errors import InputError, NetworkError, unknown
 from opsin.network.activations import Activations, is_distribution
 from opsin.network.backward import differentiating
+from opsin.network.checks import check_network, check_preprocessing
 from opsin.network.fingerprint import Weighed
+from opsin.network.forward import Forward, Stop
 from opsin.network.outputs import numbers, replaced, unreadable
-from opsin.network.tracing import Call, Capture, Trace, trace
-from opsin.network.untouched import Untouched, all_modules
-
-QUANTISED = re.compile(r"torch\.ao\.nn\.(intrinsic\.)?quantized\b")  # Python modules of such layers
-REWEIGHING = (SpectralNorm, WeightNorm, BasePruningMethod)  # hooks that set a weight before each forward
+from opsin.network.tracing import Call, Trace, no_default_layer, spatial_layers, trace
+from opsin.network.weights import weight_of
 
 _locks: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
 _locks_lock = threading.Lock()
-
-
-class _Stop(BaseException):
-    """Ends a forward behind the last wanted layer."""
-
-
-class _NotOfTheNetwork(BaseException):
-    """Carries an error of whoever looks at a layer's output past the network, whose own it is not."""
-
-    def __init__(self, error: Exception) -> None:
-        self.error = error
 
 
 class Model:
@@ -81,39 +58,11 @@ class Model:
         squash: bool = False,
         layouts: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        if not isinstance(network, nn.Module):
-            raise InputError(f"a Model takes a torch.nn.Module, got {type(network).__name__}")
-        if any(isinstance(module, RecursiveScriptModule) for module in network.modules()):
-            raise InputError("a scripted network hides its layers: give the nn.Module that was scripted")
-        weights = (*network.named_parameters(), *network.named_buffers())
-        for weight, tensor in weights:
-            if is_lazy(tensor):
-                raise InputError(
-                    f"{weight!r} of the lazy network has no shape yet: run it on an example once"
-                )
-            if tensor.is_meta:
-                raise InputError(f"{weight!r} of the network is on the meta device: load its weights first")
-        if any(tensor.is_inference() for _, tensor in weights):
-            raise InputError("a network made under torch.inference_mode() has no gradients: make it outside")
-        if not (len(mean) == len(std) and len(mean) in (1, 3)):
-            raise InputError(f"mean and std take 1 or 3 numbers each, got {len(mean)} and {len(std)}")
+        check_network(network)
+        check_preprocessing(mean, std, size, crop, interpolation, labels)
         self.network: nn.Module = getattr(network, "_orig_mod", network)
         self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
         self.size: tuple[int, int] = (size, size) if isinstance(size, int) else (size[0], size[1])
-        if not all(isinstance(side, int) and side > 0 for side in self.size):
-            raise InputError(f"size is one or two positive whole numbers, not {size!r}")
-        if not 0 < crop <= 1:
-            raise InputError(f"crop is above 0 and at most 1, not {crop!r}")
-        if 0 in std or not all(map(isfinite, (*mean, *std))):
-            raise InputError(f"mean and std are finite numbers, std not zero, not {mean!r} and {std!r}")
-        if interpolation.upper() not in Image.Resampling.__members__:
-            raise unknown("interpolation", interpolation, [r.lower() for r in Image.Resampling.__members__])
-        if labels is not None and (
-            isinstance(labels, str) or not all(isinstance(one, str) for one in labels)
-        ):
-            raise InputError(
-                f"labels are class names in the output's order, got {type(labels).__name__} {labels!r}"
-            )
         self.labels = tuple(labels) if labels is not None else None
         self.name = name or type(self.network).__name__
         self.crop, self.interpolation, self.squash = crop, interpolation, squash
@@ -123,10 +72,7 @@ class Model:
         self.loaded: list[str] | None = None  # the name, and the weights, that `opsin.load` was given
         self._weighed: Weighed | None = None
         self._overwritten: set[str] = set()  # calls whose output a later operation changes in place
-        self._untouched = Untouched(self.network)
-        # On CPUs channels_last takes 0.69 to 1.0 of the time (benchmarks/attribution.py)
-        on_cpu = self.device.type == "cpu"
-        self._memory_format = torch.channels_last if on_cpu else torch.contiguous_format
+        self._forward = Forward(self.network, self.name, self.mean, self.std)
 
     def __repr__(self) -> str:
         return f"Model({self.name}, {self.size[0]}x{self.size[1]})"
@@ -138,13 +84,12 @@ class Model:
     @property
     def device(self) -> torch.device:
         """Where the network's first parameter lies."""
-        return next((p.device for p in self.network.parameters()), torch.device("cpu"))
+        return self._forward.device
 
     @property
     def dtype(self) -> torch.dtype:
         """The dtype of the network's first floating-point parameter."""
-        floats = (p.dtype for p in self.network.parameters() if p.is_floating_point())
-        return next(floats, torch.float32)
+        return self._forward.dtype
 
     def run(
         self,
@@ -195,7 +140,7 @@ class Model:
             kept = own.detach().requires_grad_() if name == start else own
             activations[name], versions[name] = kept, kept._version
             if "output" not in layers and activations.keys() >= set(wanted.values()):
-                raise _Stop
+                raise Stop
             onward = kept.clone() if record and name in self._overwritten else kept
             return replaced(output, value, onward) if record else output
 
@@ -265,16 +210,16 @@ class Model:
 
     @cached_property
     def _traced(self) -> Trace:
-        def forward(images: Tensor, layers: set[str], capture: Capture) -> Any:
-            return self._forward(images, layers, capture, {})
-
+        forward = partial(self._forward, weights={})
         with self._lock, torch.inference_mode(False), torch.no_grad():
             try:
                 traced = trace(self.network, forward, self._noise(), self.layouts)
             except NetworkError:
-                if self._memory_format is torch.contiguous_format:
+                if self._forward.memory_format is torch.contiguous_format:
                     raise
-                self._memory_format = torch.contiguous_format  # for networks that call .view() on maps
+                self._forward.memory_format = (
+                    torch.contiguous_format
+                )  # for networks that call .view() on maps
                 traced = trace(self.network, forward, self._noise(), self.layouts)
         self._overwritten |= traced.overwritten
         return traced
@@ -289,30 +234,22 @@ class Model:
 
         Raises `NetworkError` where the network has no such layer.
         """
-        tried = None
-        for call in reversed(self.calls.values()):
-            inner = call.layout != "maps" and "Linear" in call.kind
-            if call.passive or inner or call.extent in (None, (1, 1)):
-                continue
-            tried = call.name
-            run = self.run(self._noise(), ("output", call.name), start=call.name)
-            if not run["output"].requires_grad:
-                continue
-            with torch.inference_mode(False), torch.enable_grad():
-                score = run["output"].amax()
-            with differentiating():
-                (gradient,) = torch.autograd.grad(score, run[call.name], allow_unused=True)
-            if gradient is not None and run.as_maps(gradient, call.name).any():
-                return call.name
-        if tried:
-            raise NetworkError(
-                f"the output of {self.name} depends on none of its layers (an untrained classifier of zeros?)"
-            )
-        hidden = next((call.name for call in self.calls.values() if not call.readable), None)
-        raise NetworkError(
-            f"{self.name} has no layer with a spatial extent before its output"
-            + (f" that gives real numbers in a dense tensor, which {hidden!r} does not" if hidden else "")
-        )
+        candidates = spatial_layers(self.calls)
+        for layer in candidates:
+            if self._reaches_output(layer):
+                return layer
+        raise no_default_layer(self.name, self.calls, candidates)
+
+    def _reaches_output(self, layer: str) -> bool:
+        """Whether the output's highest score has a gradient at the layer's positions."""
+        run = self.run(self._noise(), ("output", layer), start=layer)
+        if not run["output"].requires_grad:
+            return False
+        with torch.inference_mode(False), torch.enable_grad():
+            score = run["output"].amax()
+        with differentiating():
+            (gradient,) = torch.autograd.grad(score, run[layer], allow_unused=True)
+        return gradient is not None and bool(run.as_maps(gradient, layer).any())
 
     def weigh(self) -> Weighed:
         """The fingerprint of the network's weights, and whether all are finite.
@@ -330,8 +267,8 @@ class Model:
 
         Parametrizations, norms and masks are applied; modules that have none of this name are left out.
         """
-        with self._lock, torch.inference_mode(False), torch.no_grad(), self._untouched.reading():
-            found = {layer: _weight(self.network.get_submodule(layer), name) for layer in layers}
+        with self._lock, torch.inference_mode(False), torch.no_grad(), self._forward.untouched.reading():
+            found = {layer: weight_of(self.network.get_submodule(layer), name) for layer in layers}
         return {layer: weight for layer, weight in found.items() if weight is not None}
 
     def statistics(self, channels: int = 3) -> tuple[Float[Tensor, "c 1 1"], Float[Tensor, "c 1 1"]]:
@@ -355,66 +292,8 @@ class Model:
     def _leaves(self) -> dict[str, Tensor]:
         """Differentiable aliases of the parameters by name; copies of those that the forward changes."""
         named = [(name, p) for name, p in self.network.named_parameters() if p.is_floating_point()]
-        own = ((name, p.clone() if self._untouched.edits(p) else p) for name, p in named)
+        own = ((name, p.clone() if self._forward.untouched.edits(p) else p) for name, p in named)
         return {name: p.detach().requires_grad_() for name, p in own}
 
     def _noise(self) -> Float[Tensor, "1 3 h w"]:
         return torch.rand(1, 3, *self.size, generator=torch.Generator().manual_seed(0)).to(self.device)
-
-    def _forward(self, images: Tensor, layers: set[str], capture: Capture, weights: dict[str, Tensor]) -> Any:
-        """One forward with `capture` behind every call of `layers`; leaves the network as it was."""
-        x = images.mean(1, keepdim=True) if len(self.mean) == 1 else images
-        x = x.to(self.device, self.dtype)
-        mean, std = x.new_tensor(self.mean).view(-1, 1, 1), x.new_tensor(self.std).view(-1, 1, 1)
-        x = ((x - mean) / std).contiguous(memory_format=self._memory_format)
-        counts: Counter[str] = Counter()
-
-        def hook(layer: str, _module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
-            counts[layer] += 1
-            try:
-                return capture(layer, counts[layer], (args, kwargs), output)
-            except Exception as error:
-                raise _NotOfTheNetwork(error) from error
-
-        with ExitStack() as stack:
-            if any(module.training for module in all_modules(self.network)):
-                # what a backward recomputes would be recomputed in training mode
-                said = "gradient checkpointing recomputes activations in training mode: call .eval() before"
-                stack.enter_context(torch.autograd.graph.disable_saved_tensors_hooks(said))
-            # hooks need not be removed: they are among what is put back
-            for module in stack.enter_context(self._untouched.forward()):
-                if torch.is_grad_enabled() and QUANTISED.match(type(module).__module__):
-                    module.register_forward_pre_hook(_refuse_gradient)
-            for layer in layers:
-                module = self.network.get_submodule(layer)
-                module.register_forward_hook(partial(hook, layer), with_kwargs=True)
-            try:
-                return functional_call(self.network, dict(weights), (x,)) if weights else self.network(x)
-            except _Stop:
-                return None
-            except _NotOfTheNetwork as passed:
-                raise passed.error from passed.error.__cause__
-            except (OpsinError, torch.OutOfMemoryError):
-                raise
-            except (Exception, SystemExit) as error:
-                shape = "x".join(map(str, x.shape))
-                said = str(error) if isinstance(error, Exception) else repr(error)
-                raise NetworkError(f"{self.name} failed on an input of {shape}: {said}") from error
-
-
-def _weight(module: nn.Module, name: str) -> Tensor | None:
-    for hook in module._forward_pre_hooks.values():
-        if isinstance(hook, REWEIGHING):
-            hook(module, ())
-    weight = getattr(module, name, None)
-    if QUANTISED.match(type(module).__module__) and callable(weight):
-        weight = weight().dequantize()
-    return weight.detach() if isinstance(weight, Tensor) else None
-
-
-def _refuse_gradient(module: nn.Module, given: tuple[Any, ...]) -> None:
-    if any(isinstance(value, Tensor) and value.requires_grad for value in given):
-        raise NetworkError(
-            f"no gradient passes through a quantised layer ({type(module).__name__}): give the network from "
-            "before it was quantised, or use a technique without gradients (occlusion)"
-        )

@@ -110,6 +110,33 @@ def trace(network: nn.Module, forward: Forward, image: Tensor, layouts: Mapping[
     return Trace(calls, () if result is None else tuple(result.shape), overwritten)
 
 
+def spatial_layers(calls: Mapping[str, Call]) -> list[str]:
+    """The layers that compute maps of more than one position, the last one first.
+
+    Layers that only pool or pass on are none, nor are the linear maps inside attention.
+    """
+    return [
+        call.name
+        for call in reversed(list(calls.values()))
+        if not call.passive
+        and call.extent not in (None, (1, 1))
+        and (call.layout == "maps" or "Linear" not in call.kind)
+    ]
+
+
+def no_default_layer(network: str, calls: Mapping[str, Call], candidates: Sequence[str]) -> NetworkError:
+    """The error for a network none of whose layers has a spatial extent and reaches the output."""
+    if candidates:
+        return NetworkError(
+            f"the output of {network} depends on none of its layers (an untrained classifier of zeros?)"
+        )
+    hidden = next((call.name for call in calls.values() if not call.readable), None)
+    return NetworkError(
+        f"{network} has no layer with a spatial extent before its output"
+        + (f" that gives real numbers in a dense tensor, which {hidden!r} does not" if hidden else "")
+    )
+
+
 def _declared(name: str, layout: str, possible: Sequence[Reading]) -> list[Reading]:
     """The reading that the user declares, if the shape allows it."""
     fitting = [reading for reading in possible if str(reading) == layout]

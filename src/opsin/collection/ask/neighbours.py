@@ -11,7 +11,9 @@ from torch import Tensor
 from opsin.base.errors import InputError, at_least
 from opsin.base.headings import headings
 from opsin.base.job import noting, tell
-from opsin.collection.ask.search import QUERIES, Metric, nearest
+from opsin.collection.ask.approximate import Metric
+from opsin.collection.ask.coarse import QUERIES
+from opsin.collection.ask.search import nearest
 from opsin.collection.ask.wording import record, seen_as
 from opsin.collection.store.store import Collection, opened
 from opsin.images import colour, tensors
