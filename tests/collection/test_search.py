@@ -9,7 +9,7 @@ import torch
 import nets
 import opsin
 from opsin.base.job import noting
-from opsin.collection.ask import approximate, cache
+from opsin.collection.ask import approximate, cache, search
 from opsin.collection.ask.coarse import ALIGNMENT, EXTRA, GROUP, QUERIES, Coarse
 from opsin.collection.ask.search import nearest
 from opsin.collection.store import tables
@@ -398,7 +398,7 @@ def test_an_index_that_cannot_be_written_is_told(tmp_path, monkeypatch):
     def refused(*_, **__):
         raise OSError("Read-only file system (os error 30)")
 
-    monkeypatch.setattr(search.lance.LanceDataset, "create_index", refused)
+    monkeypatch.setattr(approximate.lance.LanceDataset, "create_index", refused)
     with pytest.raises(opsin.InputError, match=r"cannot write an index into .*Read-only"):
         nearest(made, torch.zeros(1, 24), 3, layer="second", index=True)
 
@@ -424,7 +424,7 @@ def test_of_a_collection_without_images_nothing_is_near(tmp_path):
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
 def test_an_index_gives_true_distances_and_says_that_it_may_miss_some(tmp_path, metric, monkeypatch):
-    monkeypatch.setattr(search, "LEAST_INDEXED", 512)
+    monkeypatch.setattr(approximate, "LEAST_INDEXED", 512)
     rows = drawn("clusters", 600, 16)
     made, queries = collection(tmp_path / "c", rows), drawn("clusters", 4, 16, seed=0)
     exact = nearest(made, queries, 5, layer="second", metric=metric)
