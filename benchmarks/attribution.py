@@ -292,7 +292,7 @@ def forward_times(network: str, rounds: Rounds) -> list[list[str]]:
     images, model = case.images.repeat(4, 1, 1, 1), case.model
 
     def forward(name: str, size: int) -> float:
-        model._memory_format = FORMATS[name]
+        model._forward.memory_format = FORMATS[name]
         return timed(lambda: model.run(images[:size])["output"])[1]
 
     taken: dict[tuple[str, int], list[float]] = {(n, s): [] for n in FORMATS for s in FORWARD_SIZES}

@@ -40,13 +40,13 @@ from sklearn.datasets import load_sample_image
 from torch import Tensor, nn
 
 import opsin
-from opsin.images import longest, resized
-from opsin.objectives import Objective
-from opsin.photos import open_photo
-from opsin.pooling import AveragePooling
-from opsin.progress import Step
-from opsin.techniques.style_transfer import wish
-from opsin.techniques.texture import first_activations, likeness, noise
+from opsin.base.job import Step
+from opsin.images.photos import open_photo
+from opsin.images.tensors import longest, resized
+from opsin.network.shortcuts.pooling import AveragePooling
+from opsin.objectives.objective import Objective
+from opsin.optimise.textures import first_activations, likeness, noise
+from opsin.techniques.texture.style_transfer import wish
 
 OUTPUT = Path(__file__).with_suffix(".md")
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 import opsin
-from opsin.images import fit
+from opsin.images.tensors import fit
 
 NETWORKS = {
     "resnet50": ("torchvision:resnet50", "random"),

@@ -31,9 +31,9 @@ from skimage import data
 from sklearn.datasets import load_sample_images
 
 import opsin
-from opsin.batches import CPU_BATCH
-from opsin.collection.decoding import Cut, Decoded, decoding
-from opsin.collection.source import Source
+from opsin.collection.files.decoding import Cut, Decoded, decoding
+from opsin.collection.files.source import Source
+from opsin.network.batches import CPU_BATCH
 
 GOAL = 0.9
 COPIES = 40  # crops of each sample photo, where no folder is given

@@ -25,11 +25,11 @@ import pyarrow as pa
 import torch
 
 import opsin
-from opsin.collection import tables
-from opsin.collection.about import About, LayerAbout, about_model
-from opsin.collection.intake import writing
-from opsin.collection.search import nearest
-from opsin.collection.store import Collection
+from opsin.collection.ask.search import nearest
+from opsin.collection.store import tables
+from opsin.collection.store.about import About, LayerAbout, about_model
+from opsin.collection.store.intake import writing
+from opsin.collection.store.store import Collection
 
 WIDTH, K = 512, 10
 CLUSTERS = 2000

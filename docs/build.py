@@ -9,9 +9,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from opsin import registry
-from opsin.registry import Parameter, Technique
-from opsin.results import Result
+from opsin.registry import catalogue
+from opsin.registry.kinds import Parameter, Technique
+from opsin.results.result import Result
 
 FOLDER = Path(__file__).parent / "techniques"
 PICTURES = Path(__file__).parent / "pictures"
@@ -36,7 +36,7 @@ def page(technique: Technique) -> str:
     first = " ".join([*[photos] * technique.takes_images, *(f"--{name} {EXAMPLES[name]}" for name in needed)])
     inputs = ", ".join(["model", *["images"] * technique.takes_images, *(f"{name}=..." for name in needed)])
     call = f"opsin.{technique.name}({inputs})"
-    asked = " It runs in `explain` only when it is asked for." if technique.dear else ""
+    asked = " It runs in `explain` only when it is asked for." if technique.expensive else ""
     return f"""# {technique.name}
 
 {summary}
@@ -73,7 +73,7 @@ def shown(technique: Technique) -> str:
 def take_pictures(gallery: Path) -> None:
     """Side by side, small, what the gallery holds of each technique."""
     PICTURES.mkdir(exist_ok=True)
-    for name in registry.techniques():
+    for name in catalogue.techniques():
         drawn = [picture for _, picture in Result.load(gallery / name).pictures()]
         tiles = [p.resize((max(1, round(p.width * HEIGHT / p.height)), HEIGHT)) for p in drawn[:MOST]]
         sheet = Image.new("RGB", (sum(t.width + 4 for t in tiles) - 4, HEIGHT), "white")
@@ -86,7 +86,7 @@ def take_pictures(gallery: Path) -> None:
 
 def pages() -> dict[Path, str]:
     """Every page's path and text."""
-    techniques = registry.techniques()
+    techniques = catalogue.techniques()
     index = "\n".join(f"- [{t.name}]({t.name}.md): {t.summary}" for t in techniques.values())
     found = {FOLDER / f"{name}.md": page(technique) for name, technique in techniques.items()}
     return {FOLDER / "README.md": f"# Techniques\n\n{index}\n", **found}

@@ -13,11 +13,14 @@ from pathlib import Path
 
 import pytest
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # the processes share the cores
+    os.environ["OMP_NUM_THREADS"] = "1"
+
 
 @pytest.fixture
 def call(monkeypatch, capsys):
     """Run the command line in this process: (exit code, stdout, stderr), without progress."""
-    from opsin import cli, watch
+    from opsin.cli import main, watch
 
     monkeypatch.setattr(watch, "TELL_EVERY", math.inf)
 
@@ -25,7 +28,7 @@ def call(monkeypatch, capsys):
         monkeypatch.setattr(sys, "argv", ["opsin", *map(str, words)])
         code = 0
         try:
-            cli.main()
+            main.main()
         except SystemExit as stop:
             code = stop.code
         out = capsys.readouterr()
@@ -37,7 +40,7 @@ def call(monkeypatch, capsys):
 @pytest.fixture
 def exact(monkeypatch):
     """Thumbnails of findings without loss."""
-    from opsin.collection.findings import Shot
+    from opsin.results.findings import Shot
 
     def of(cls, group, caption, picture, *, lead=False):
         buffer = io.BytesIO()

@@ -7,22 +7,26 @@ from torch import nn
 import nets
 import opsin
 from opsin import objectives
-from opsin.ascent import ascend
-from opsin.canvas import Fourier
-from opsin.objectives import Objective, channel, each, energy, gram, gram_match
-from opsin.pooling import AveragePooling
-from opsin.transforms import affine, jitter
+from opsin.network.shortcuts.pooling import AveragePooling
+from opsin.objectives.features import gram, gram_match
+from opsin.objectives.objective import Objective
+from opsin.objectives.units import channel, each, energy
+from opsin.optimise.ascent import ascend
+from opsin.optimise.canvas import Fourier, Pixels
+from opsin.optimise.recipe import Recipe
+from opsin.optimise.transforms import affine, jitter
 
 NET = nets.plain()
 MODEL = nets.model(NET)
 IMAGES = nets.images(2) * 0.5 + 0.25
-CANVASES = {"pixels": None, "fourier": Fourier(16, 16)}
+CANVASES = {"pixels": Pixels(), "fourier": Fourier(16, 16)}
 BRIGHTNESS = Objective("brightness", ("image",), lambda a: a["image"].mean((1, 2, 3)))
 
 
 def climb(objective=None, start=IMAGES, model=MODEL, **settings):
-    settings = {"steps": 4, "rate": 0.01, **settings}
-    return list(ascend(model, objective or channel("conv2", 1), start, **settings))
+    state = settings.pop("state", None)
+    recipe = Recipe(**{"steps": 4, "rate": 0.01, **settings})
+    return list(ascend(model, objective or channel("conv2", 1), start, recipe, state=state))
 
 
 def gradient(objective, images, model=MODEL):
@@ -60,14 +64,14 @@ def test_it_tells_of_the_start_and_of_every_step():
     steps = climb(steps=3)
     assert [step.number for step in steps] == [0, 1, 2, 3]
     assert steps[0].scores is None
-    first = next(ascend(MODEL, channel("conv2", 1), IMAGES, steps=1, rate=0.01))
+    first = next(ascend(MODEL, channel("conv2", 1), IMAGES, Recipe(steps=1, rate=0.01)))
     assert torch.equal(first.images(), IMAGES)
 
 
 @pytest.mark.parametrize("optimiser", ["adam", "gradient", "lbfgs"])
 def test_a_steps_scores_are_those_that_it_started_from(optimiser):
     objective, _ = bowl()
-    stream = ascend(MODEL, objective, IMAGES, steps=4, rate=0.01, optimiser=optimiser)
+    stream = ascend(MODEL, objective, IMAGES, Recipe(steps=4, rate=0.01, optimiser=optimiser))
     pictures = next(stream).images().clone()
     for step in stream:
         torch.testing.assert_close(step.scores, objective.score(MODEL.run(pictures, objective.layers)))
@@ -114,7 +118,7 @@ def test_lbfgs_refuses_what_changes_between_evaluations():
 
 def test_the_rate_declines_geometrically():
     grey = torch.full((1, 3, 16, 16), 0.5, dtype=torch.float64)
-    stream = ascend(MODEL, BRIGHTNESS, grey, optimiser="gradient", rate=0.01, decline=0.1, steps=5)
+    stream = ascend(MODEL, BRIGHTNESS, grey, Recipe(optimiser="gradient", rate=0.01, decline=0.1, steps=5))
     means = [float(step.images().mean()) for step in stream]
     assert np.diff(means) == pytest.approx([0.01 * 0.1 ** (k / 5) for k in range(5)], rel=1e-6)
 
@@ -168,7 +172,7 @@ def test_a_climb_goes_on_from_its_state_with_the_same_bits(optimiser, canvas):
     settings = {"optimiser": optimiser, "canvas": CANVASES[canvas], "transforms": [jitter(2)], "steps": 5}
     settings["decline"] = 0.3
     whole = climb(**settings)[-1]
-    stream = ascend(MODEL, channel("conv2", 1), IMAGES, rate=0.01, **settings)
+    stream = ascend(MODEL, channel("conv2", 1), IMAGES, Recipe(rate=0.01, **settings))
     state = next(step.state() for step in stream if step.number == 2)
     rest = climb(state=state, **settings)
     assert [step.number for step in rest] == [2, 3, 4, 5]

@@ -6,9 +6,10 @@ import torch
 import nets
 import opsin
 from hostile import networks_that_cannot_be_differentiated as hostile
-from opsin import colour, registry
-from opsin.objectives import gram, gram_match
-from opsin.regions import fields
+from opsin.images import colour
+from opsin.network.regions import fields
+from opsin.objectives.features import gram, gram_match
+from opsin.registry import catalogue
 
 SIZE = 40
 IMAGES = nets.images(1, h=SIZE)
@@ -33,7 +34,7 @@ A_RECTIFIER_IN_PLACE = "a rectifier in place on two views"
 
 
 def run(name: str, net: torch.nn.Module, **settings: object) -> opsin.Result:
-    technique = registry.get(name)
+    technique = catalogue.get(name)
     given = (IMAGES,) if technique.takes_images else ()
     towards = {"target": 1} if "target" in technique.parameters else {}
     return technique.run(nets.model(net, size=SIZE), *given, **towards, **settings)
@@ -72,7 +73,9 @@ def test_receptive_fields_of_such_a_network_are_refused_with_the_cause():
 def test_a_climb_in_tiles_on_such_a_network_is_refused_with_the_cause():
     model = nets.model(hostile.undifferentiable(A_RECTIFIER_IN_PLACE), size=SIZE)
     wanted = gram(model.run(IMAGES, ("parts.conv2",)).maps("parts.conv2"))
-    climb = opsin.ascend(model, gram_match("parts.conv2", wanted), IMAGES, steps=1, rate=0.1, tile=SIZE // 2)
+    climb = opsin.ascend(
+        model, gram_match("parts.conv2", wanted), IMAGES, opsin.Recipe(steps=1, rate=0.1, tile=SIZE // 2)
+    )
     with pytest.raises(opsin.NetworkError, match=r"torch cannot differentiate.*inplace"):
         list(climb)
 

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 import nets
-from opsin.canvas import COLOUR, EDGE, SPREAD, Fourier, Pixels
+from opsin.optimise.canvas import COLOUR, EDGE, SPREAD, Fourier, Pixels
 
 SIZES = [(16, 16), (15, 15), (12, 17), (17, 12), (2, 5)]
 BOTH = [torch.float32, torch.float64]

@@ -10,8 +10,9 @@ from PIL import Image
 from skimage import data
 
 import opsin
-from opsin import registry, watch
-from opsin.signals import handling
+from opsin.cli import watch
+from opsin.cli.signals import handling
+from opsin.registry import catalogue
 
 NET = """
 import time, torch, opsin
@@ -86,14 +87,14 @@ GIVEN = {
 
 def words(name, steps=2):
     """The command of a technique, on the own network, with as little work as possible."""
-    technique = registry.get(name)
+    technique = catalogue.get(name)
     photo = ["photo.png"] if technique.takes_images else []
     few = ["--steps", str(steps)] if "steps" in technique.parameters else []
     given = [word.replace(".dog", " dog") for word in GIVEN.get(name, "").split()]
-    return [name, *photo, *given, *(few if technique.climbs else []), *OWN]
+    return [name, *photo, *given, *(few if technique.iterative else []), *OWN]
 
 
-@pytest.mark.parametrize("name", registry.names())
+@pytest.mark.parametrize("name", catalogue.names())
 def test_every_technique_is_a_command(here, call, name):
     code, out, err = call(*words(name), "-o", "out")
     assert (code, out, err) == (0, "out\n", "")
@@ -104,11 +105,11 @@ def test_every_technique_is_a_command(here, call, name):
         assert min(picture.size) >= 32
 
 
-@pytest.mark.parametrize("name", registry.names())
+@pytest.mark.parametrize("name", catalogue.names())
 def test_every_command_has_help(call, name):
     code, out, _ = call(name, "--help")
     assert code == 0
-    for parameter in registry.get(name).parameters:
+    for parameter in catalogue.get(name).parameters:
         assert f"--{parameter.replace('_', '-')}" in out
 
 
@@ -150,12 +151,12 @@ def test_explain_writes_a_self_contained_page(here, call):
     page = Path("out/index.html").read_text()
     assert "http" not in page.replace("https://cs.stanford.edu", "")
     assert 'src="data:image' in page
-    cheap = [t.name for t in registry.techniques().values() if not t.dear]
+    cheap = [t.name for t in catalogue.techniques().values() if not t.expensive]
     for name in cheap:
         assert f"<h3>{name}</h3>" in page
     for name in ("smooth_grad", "score_cam"):
         assert name not in cheap
-        assert f"<dt>{name}</dt><dd>asked for by name only" in page
+        assert f"<dt>{name}</dt><dd>runs only by name" in page
     assert opsin.Result.load("out/photo.png/grad_cam").record.technique == "grad_cam"
 
 
@@ -284,7 +285,7 @@ def test_cancelling_leaves_nothing_behind(here, call, monkeypatch):
     def interrupted(*_args, **_kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("opsin.techniques.occlusion._spread", interrupted)
+    monkeypatch.setattr("opsin.techniques.covering.occlusion._spread", interrupted)
     before = sorted(here.iterdir())
     code, _, err = call("occlusion", "photo.png", *OWN, "-o", "out")
     assert code == 130
@@ -324,7 +325,7 @@ def test_layers_lists_a_model_and_explains_a_photo(here, call):
 
 def test_the_lists(call):
     _, out, _ = call("techniques")
-    assert all(name in out for name in registry.names())
+    assert all(name in out for name in catalogue.names())
     _, out, _ = call("models")
     assert "tf_efficientnet_lite0" in out
     _, out, _ = call("models", "torchvision")
@@ -332,7 +333,7 @@ def test_the_lists(call):
 
 
 def test_help_does_not_import_torch():
-    lines = ("import sys", "from opsin import cli", "sys.argv = ['opsin', '-h']", "cli.main()")
+    lines = ("import sys", "from opsin.cli import main", "sys.argv = ['opsin', '-h']", "main.main()")
     script = "\n".join((*lines, "print('torch' in sys.modules)"))
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "False"
@@ -452,7 +453,7 @@ def test_pictures_that_are_climbed_together_stand_side_by_side(here, call):
 
 
 def test_what_was_made_in_python_names_no_network_to_resume_with(here, call):
-    net = opsin.zoo.load("net.py:good").network
+    net = opsin.load("net.py:good").network
     model = opsin.Model(net, mean=[0.5] * 3, std=[0.5] * 3, size=32, name="mine")
     opsin.class_model(model, 1, steps=2).save("part")
     code, _, err = call("resume", "part")
@@ -499,10 +500,11 @@ INTERRUPTED = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background has it ignored,
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # and nohup this one
-from opsin import cli, watch
+from opsin.cli import main
+from opsin.cli import watch
 watch.TELL_EVERY = 0.05
 sys.argv = ["opsin", *sys.argv[1:]]
-cli.main()
+main.main()
 """
 
 

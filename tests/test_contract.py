@@ -21,13 +21,13 @@ import nets
 import opsin
 from hostile import networks
 from nets import state
-from opsin import registry
+from opsin.registry import catalogue
 
 SIZE = 40  # the default patch of occlusion fits in
-TECHNIQUES = registry.techniques()
+TECHNIQUES = catalogue.techniques()
 ON_IMAGES = {name: technique for name, technique in TECHNIQUES.items() if technique.takes_images}
-CLIMBING = {name: technique for name, technique in TECHNIQUES.items() if technique.climbs}
-RUNNING = ON_IMAGES | CLIMBING  # all that call the network
+ITERATIVE = {name: technique for name, technique in TECHNIQUES.items() if technique.iterative}
+RUNNING = ON_IMAGES | ITERATIVE  # all that call the network
 TOGETHER = {name for name, technique in TECHNIQUES.items() if technique.photos == "together"}
 LAYER = "conv2"  # there in every twin
 SHORT = {"samples": 3, "steps": 2, "octaves": 2, "clusters": 2, "size": SIZE}  # where a technique takes them
@@ -43,7 +43,7 @@ LISTENS_FROM = 20  # forward passes from which on work is long enough to report 
 every = pytest.mark.parametrize("name", TECHNIQUES)
 every_on_images = pytest.mark.parametrize("name", ON_IMAGES)
 every_running = pytest.mark.parametrize("name", RUNNING)
-every_climbing = pytest.mark.parametrize("name", CLIMBING)
+every_iterative = pytest.mark.parametrize("name", ITERATIVE)
 
 
 @cache
@@ -213,7 +213,7 @@ class StopError(Exception):
 @every
 def test_runs_from_its_defaults_and_gives_a_finite_result_with_its_record(name):
     defaults = {key: p.default for key, p in TECHNIQUES[name].parameters.items() if not p.required}
-    if name in CLIMBING:
+    if name in ITERATIVE:
         defaults = {key: value for key, value in defaults.items() if key not in SHORT}
     result = run(name, small(), **defaults)
     assert isinstance(result, opsin.Result)
@@ -227,7 +227,7 @@ def test_runs_from_its_defaults_and_gives_a_finite_result_with_its_record(name):
     assert result.record.model["sha256"] == small().weigh().fingerprint
 
 
-@every_climbing
+@every_iterative
 def test_a_climb_makes_pictures_and_keeps_what_it_measured_and_what_it_was_given(name):
     result = run(name, small())
     assert isinstance(result, opsin.Pictures)
@@ -236,7 +236,9 @@ def test_a_climb_makes_pictures_and_keeps_what_it_measured_and_what_it_was_given
         assert panel.image.shape[0] == 3
         assert panel.image.min() >= 0
         assert panel.image.max() <= 1
-    assert {"0.parameters", "0.number", "0.generator", "0.scores"} <= set(result.state)
+    arrays = {name.rpartition("/")[2] for name in result.state}
+    assert {"parameters", "number", "generator", "scores", "finished"} <= arrays
+    assert sum(not value for name, value in result.state.items() if name.endswith("/finished")) == 1
     if name in ON_IMAGES:
         assert torch.equal(result.state["given.images"], photos())
     for key, parameter in TECHNIQUES[name].parameters.items():
@@ -261,7 +263,7 @@ def test_is_public_documented_and_cited(name):
     assert technique.name == name
     assert getattr(opsin, name) is technique.run
     assert name in opsin.__all__
-    assert registry.names()[name] == technique.summary
+    assert catalogue.names()[name] == technique.summary
     assert technique.summary.endswith(".")
     assert technique.reading.endswith(".")
     assert len(technique.paper) > 20
@@ -326,7 +328,7 @@ def test_a_batch_gives_what_single_images_give(name, target):
     model, images, settings = small(), photos(3), towards(name, target)
     together = run(name, model, images, **settings)
     alone = [run(name, model, image[None], **settings) for image in images]
-    if name in CLIMBING:
+    if name in ITERATIVE:
         same_pictures_as_alone(together, alone)
         return
     together, alone = arrays(together), [arrays(one) for one in alone]
@@ -364,7 +366,7 @@ def test_each_image_may_have_its_own_target(name):
             torch.testing.assert_close(result.values[index : index + 1], alone.values, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", [n for n in CLIMBING if n not in ON_IMAGES])
+@pytest.mark.parametrize("name", [n for n in ITERATIVE if n not in ON_IMAGES])
 def test_each_target_has_its_own_picture(name):
     # without a max pool: on the even picture that a class model starts from, all its windows would be ties
     model = fresh(nets.normed(inplace=False))
@@ -380,7 +382,7 @@ def test_each_target_has_its_own_picture(name):
 @pytest.mark.parametrize("twin", nets.TWINS)
 def test_a_twin_gives_the_same(name, twin):
     settings = at_layer(name)
-    tolerance = CLIMBED if name in CLIMBING else 1e-9
+    tolerance = CLIMBED if name in ITERATIVE else 1e-9
     close(run(name, fresh(nets.TWINS[twin]()), **settings), run(name, small(), **settings), tolerance)
 
 
@@ -390,8 +392,8 @@ def test_a_twin_gives_the_same(name, twin):
 def test_a_twin_whose_layers_lie_otherwise_gives_the_same(name, layout, layer):
     model, twin = fresh(nets.permuted("maps")), fresh(nets.permuted(layout))
     assert twin.call(layer).layout == layout
-    settings = at_layer(name, layer) | towards(name, "3; 1" if name not in CLIMBING else f"{layer}:4")
-    tolerance = CLIMBED if name in CLIMBING else 1e-9
+    settings = at_layer(name, layer) | towards(name, "3; 1" if name not in ITERATIVE else f"{layer}:4")
+    tolerance = CLIMBED if name in ITERATIVE else 1e-9
     expected, result = (outcome(name, one, **settings) for one in (model, twin))
     assert type(result) is type(expected)
     if isinstance(expected, opsin.OpsinError):
@@ -420,7 +422,7 @@ def test_no_two_of_size_channels_and_tokens_are_equal_in_a_network_of_the_contra
 def test_a_batch_normalisation_before_an_in_place_rectifier_is_not_overwritten(name, layer):
     settings = at_layer(name, layer) if name in RUNNING else {}
     kept, overwritten = (fresh(nets.normed(inplace=inplace)) for inplace in (False, True))
-    tolerance = CLIMBED if name in CLIMBING else 1e-9
+    tolerance = CLIMBED if name in ITERATIVE else 1e-9
     close(run(name, overwritten, **settings), run(name, kept, **settings), tolerance)
 
 
@@ -577,9 +579,9 @@ def test_pythons_generator_is_left_as_it_was():
 import random
 import nets
 import test_contract
-from opsin import registry
+from opsin.registry import catalogue
 model = nets.model(nets.plain(), size=40)
-for name, technique in registry.techniques().items():
+for name, technique in catalogue.techniques().items():
     before = random.getstate()
     test_contract.run(name, model)
     assert random.getstate() == before, name
@@ -610,7 +612,7 @@ def test_a_forward_that_fails_leaves_everything_as_it_was(name, when, error, rai
     net = troubled()
     model = warmed(net)
     net.calls.clear()
-    settings = at_layer(name) if name in CLIMBING else {}  # behind the place that fails
+    settings = at_layer(name) if name in ITERATIVE else {}  # behind the place that fails
     run(name, model, **settings)
     fails_at = 1 if when == "first" else len(net.calls)
     net.calls.clear()
@@ -665,7 +667,7 @@ def test_steps_count_up_to_their_total(name):
     with opsin.listening(seen.append):
         run(name, small())
     heard = len(seen)
-    if name in CLIMBING:
+    if name in ITERATIVE:
         assert [(step.done, step.total) for step in seen] == [(1, 2), (2, 2)] * (heard // 2)
     else:
         assert [step.done for step in seen] == list(range(heard))
@@ -675,7 +677,7 @@ def test_steps_count_up_to_their_total(name):
     assert len(seen) == heard  # nobody listens any more
 
 
-@every_climbing
+@every_iterative
 def test_a_step_of_a_climb_says_what_it_is_and_shows_its_score_and_pictures(name):
     seen = []
 
@@ -693,7 +695,7 @@ def test_a_step_of_a_climb_says_what_it_is_and_shows_its_score_and_pictures(name
     assert any(torch.equal(panel.image, seen[-1][-1]) for panel in result.panels)
 
 
-@every_climbing
+@every_iterative
 def test_a_listener_that_has_seen_enough_gets_the_picture_so_far(name):
     net = troubled()
     model = warmed(net)
@@ -704,7 +706,7 @@ def test_a_listener_that_has_seen_enough_gets_the_picture_so_far(name):
         def listener(step, seen=seen, stop_at=stop_at):
             seen.append(step)
             if len(seen) == stop_at:
-                raise opsin.Enough
+                raise opsin.StopEarly
 
         with opsin.listening(listener):
             result = run(name, model)
@@ -713,7 +715,8 @@ def test_a_listener_that_has_seen_enough_gets_the_picture_so_far(name):
         assert result.panels
         assert all(panel.image.isfinite().all() for panel in result.panels)
         assert result._repr_html_()
-        assert len(result.state["0.scores"]) == stop_at
+        (scores,) = (value for name, value in result.state.items() if name.endswith("/scores"))
+        assert len(scores) == stop_at
     assert state(net) == before
     assert world() == outside
 
@@ -807,9 +810,9 @@ def test_a_bare_network_is_refused(name):
 def test_a_nan_among_the_weights_is_named_in_the_record(name):
     net = nets.plain()
     net.fc.weight.data[4, 0] = torch.nan  # the scores of the other classes are as before, not their gradients
-    settings = towards(name, 1) | (at_layer(name) if name in CLIMBING else {})
+    settings = towards(name, 1) | (at_layer(name) if name in ITERATIVE else {})
     result = outcome(name, fresh(net), **settings)
-    if name in CLIMBING and isinstance(result, opsin.NetworkError):
+    if name in ITERATIVE and isinstance(result, opsin.NetworkError):
         assert "nan" in str(result)
         return
     assert any("NaN" in said for said in result.record.notes)
@@ -830,7 +833,7 @@ def test_a_network_that_gives_nan_is_explained_with_a_warning_or_refused(name):
 def test_what_is_not_finite_is_named_with_the_layer_where_it_begins_or_refused(name, kind):
     settings = towards(name, 1) | at_layer(name)  # behind the layer where it begins
     result = outcome(name, fresh(networks.NOT_FINITE[kind]()), **settings)
-    if name in CLIMBING:
+    if name in ITERATIVE:
         assert isinstance(result, opsin.NetworkError)
         assert "nan" in str(result).lower() or "inf" in str(result)
         return
@@ -852,9 +855,9 @@ def test_a_strange_network_is_explained_or_refused_with_an_error_of_opsins(name,
 def test_a_map_of_noughts_is_named_in_the_record(name):
     net = nets.plain()
     net.fc.weight.data.zero_()  # the scores are the same whatever is seen
-    settings = towards(name, 1) | (at_layer(name) if name in CLIMBING else {})
+    settings = towards(name, 1) | (at_layer(name) if name in ITERATIVE else {})
     result = outcome(name, fresh(net), **settings)
-    if isinstance(result, opsin.results.Heatmap):
+    if isinstance(result, opsin.Heatmap):
         blank = [str(i) for i, values in enumerate(result.values) if float(values.abs().max()) == 0]
         said = [note for note in result.record.notes if "zero everywhere" in note]
         assert said == [f"Caution: the map is zero everywhere on image {', '.join(blank)}"] * bool(blank)
@@ -892,15 +895,15 @@ class CountedBackward(torch.autograd.Function):
         return signal, None
 
 
-# the cost of score_cam is the number of channels; of inversion it depends on how deep its layers lie
-MEASURABLE = [name for name in RUNNING if name not in ("score_cam", "inversion")]
+# the cost of inversion depends on how deep its layers lie
+MEASURABLE = [name for name, about in RUNNING.items() if name != "inversion" and not about.per_channel]
 LINE_SEARCH = 1.3  # what L-BFGS may take in place of one evaluation a step
 ONCE = 6  # passes before and after the steps of a climb, which its cost leaves out
 
 
 @pytest.mark.parametrize("name", MEASURABLE)
 def test_the_cost_is_what_is_counted_at_the_size_of_the_default_network(name):
-    counted = Counted(share if name in CLIMBING else len)
+    counted = Counted(share if name in ITERATIVE else len)
     net = nets.seeded(
         nets.Chain(
             counted=counted,
@@ -921,11 +924,11 @@ def test_the_cost_is_what_is_counted_at_the_size_of_the_default_network(name):
         technique.run(model, *images, **needed(name), **settings)
         return (counted.count["forward"] + 2 * counted.count["backward"]) / n
 
-    if name in CLIMBING:  # its steps cost the same, so that a few of them tell
+    if name in ITERATIVE:  # its steps cost the same, so that a few of them tell
         few, more = spent(steps=2), spent(steps=6)
         total = few + (more - few) / 4 * (technique.parameters["steps"].default - 2)
     else:
         total = spent()
     allowed = LINE_SEARCH if "optimiser" in technique.parameters else 1
-    assert total <= allowed * technique.cost + (ONCE if name in CLIMBING else 0)
+    assert total <= allowed * technique.cost + (ONCE if name in ITERATIVE else 0)
     assert total >= 0.5 * technique.cost

@@ -5,7 +5,7 @@ from torch import nn
 import opsin
 from nets import images, plain
 from nets import model as tiny_model
-from opsin.detour import Detour, Reach, _cheapest, detour
+from opsin.network.shortcuts.detour import Detour, Reach, _cheapest, detour
 
 
 class Skips(nn.Module):
@@ -38,7 +38,7 @@ class Deep(nn.Module):
 
 def occluded(model, monkeypatch, x, **settings):
     fast = opsin.occlusion(model, x, **settings)
-    monkeypatch.setattr("opsin.techniques.occlusion.detour", lambda *_: None)
+    monkeypatch.setattr("opsin.techniques.covering.occlusion.detour", lambda *_: None)
     return fast, opsin.occlusion(model, x, **settings)
 
 
@@ -137,7 +137,7 @@ def network(body):
 @pytest.mark.parametrize("patch", [9, 16])
 @pytest.mark.parametrize("body", BODIES)
 def test_the_stops_are_right_without_a_check(monkeypatch, body, patch):
-    monkeypatch.setattr("opsin.detour.PASTE", 0)  # as many stops as there may be
+    monkeypatch.setattr("opsin.network.shortcuts.detour.PASTE", 0)  # as many stops as there may be
     model = network(body)
     image = images(1, 128)[..., :96, :]
     stops = _cheapest(model, image, ("output",), patch)

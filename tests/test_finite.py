@@ -7,8 +7,10 @@ from torch import Tensor, nn
 import nets
 import opsin
 from hostile import networks
-from opsin.finite import origin
-from opsin.results import Gallery, Heatmap, Panel, Picture, Pictures
+from opsin.network.finite import origin
+from opsin.results.gallery import Gallery, Panel
+from opsin.results.heatmap import Heatmap
+from opsin.results.pictures import Picture, Pictures
 
 IMAGE = nets.images(1)
 

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 import opsin
 from nets import SIZE, images, model, seeded
-from opsin.folding import Folded
+from opsin.network.shortcuts.folding import Folded
 
 
 class Block(nn.Module):

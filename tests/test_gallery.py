@@ -1,11 +1,12 @@
 import pytest
 
 import opsin
-from opsin import gallery, registry
+from opsin.pages import gallery
+from opsin.registry import catalogue
 
 
 def test_what_the_gallery_sets_is_there_to_be_set():
-    known = registry.techniques()
+    known = catalogue.techniques()
     for table in (gallery.SETTINGS, gallery.PHOTO, gallery.NETWORKS):
         assert table.keys() <= known.keys()
     for name, settings in gallery.SETTINGS.items():
@@ -13,7 +14,7 @@ def test_what_the_gallery_sets_is_there_to_be_set():
 
 
 def test_the_gallery_gives_what_a_technique_cannot_do_without():
-    for name, technique in registry.techniques().items():
+    for name, technique in catalogue.techniques().items():
         needed = {key for key, parameter in technique.parameters.items() if parameter.required}
         given = gallery.SETTINGS[name]() if name in gallery.SETTINGS else {}
         assert needed <= given.keys(), name
@@ -21,7 +22,7 @@ def test_the_gallery_gives_what_a_technique_cannot_do_without():
 
 def test_photos_are_given_only_to_techniques_that_take_some():
     for name, photo in gallery.PHOTO.items():
-        assert registry.get(name).takes_images
+        assert catalogue.get(name).takes_images
         assert photo().ndim in (2, 3)
 
 
@@ -31,7 +32,7 @@ def model():
 
 
 def test_a_technique_is_shown_on_its_sample_photo(model):
-    result = gallery.made(registry.get("saliency"), model)
+    result = gallery.made(catalogue.get("saliency"), model)
     assert result.record.technique == "saliency"
     assert result.images.shape == (1, 3, *model.size)
     assert result.values.any()

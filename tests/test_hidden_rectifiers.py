@@ -12,9 +12,12 @@ from torch.nn import functional as F
 import nets
 import opsin
 from hostile import networks_with_hidden_rectifiers as hidden
-from opsin import colour, operations, rules
-from opsin.custom import CustomFunctions
-from opsin.results import CAUTION, noting
+from opsin.base.job import CAUTION, noting
+from opsin.gradients import operations, rules
+from opsin.gradients.custom import CustomFunctions
+from opsin.images import colour
+from opsin.network import graph
+from opsin.registry import catalogue
 from oracle import Rectifiers
 
 IMAGES = nets.images(2)
@@ -30,7 +33,7 @@ each_place = pytest.mark.parametrize("place", PLACES)
 
 
 def run(name: str, net: nn.Module, images: Tensor = IMAGES) -> opsin.Heatmap:
-    return opsin.registry.get(name).run(nets.model(net), images, target=1)
+    return catalogue.get(name).run(nets.model(net), images, target=1)
 
 
 def cautions(result: opsin.Result) -> list[str]:
@@ -220,7 +223,7 @@ def test_threads_and_repeated_calls_are_told_the_same(name):
         return hidden.SavesInput.apply(x).abs() + hidden.Swish.apply(x)
 
     model = nets.model(hidden.before_a_relu(bend))
-    technique = opsin.registry.get(name)
+    technique = catalogue.get(name)
     expected = technique.run(model, IMAGES, target=1)
     assert len(cautions(expected)) == 3
     with ThreadPoolExecutor(4) as pool:
@@ -402,7 +405,7 @@ NAMED = {
 
 def roles(function, x: Tensor) -> set[operations.Role]:
     """What the operations of a function are taken for."""
-    return {operations.role(node) for node in rules.nodes([function(x).grad_fn])}
+    return {operations.role(node) for node in graph.nodes([function(x).grad_fn])}
 
 
 def signals() -> Tensor:

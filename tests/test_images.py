@@ -10,8 +10,8 @@ from timm.data.transforms_factory import create_transform
 import opsin
 from nets import model as tiny_model
 from nets import plain
-from opsin.images import check, read
-from opsin.photos import open_photo
+from opsin.images.photos import open_photo
+from opsin.images.tensors import check, read
 
 
 @pytest.fixture

@@ -5,7 +5,8 @@ import torch
 import nets
 import opsin
 import reference
-from opsin import objectives, parsing
+from opsin import objectives
+from opsin.objectives import parsing
 
 NET = nets.plain()
 MODEL = nets.model(NET)

@@ -5,15 +5,15 @@ from pathlib import Path
 import click
 
 import opsin
-from opsin import registry
-from opsin.cli import cli
+from opsin.cli.main import cli
+from opsin.registry import catalogue
 
 
 def test_public_names_are_what_they_say():
     for name in opsin.__all__:
         assert getattr(opsin, name) is not None
         assert name in dir(opsin)
-    assert set(registry.names()) < set(opsin.__all__)
+    assert set(catalogue.names()) < set(opsin.__all__)
 
 
 def test_the_names_for_type_checkers_are_the_public_names():

@@ -4,7 +4,7 @@ from torch import nn
 
 import opsin
 from nets import model as tiny_model
-from opsin.regions import receptive_fields
+from opsin.network.regions import receptive_fields
 
 
 class Branches(nn.Module):

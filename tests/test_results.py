@@ -6,20 +6,14 @@ import torch
 from PIL import Image
 
 import opsin
-from opsin import colour
-from opsin.folders import writing
-from opsin.records import Record, as_json
-from opsin.results import (
-    CAUTION,
-    Gallery,
-    Heatmap,
-    Panel,
-    Picture,
-    Pictures,
-    Result,
-    note,
-    noting,
-)
+from opsin.base.folders import writing
+from opsin.base.job import CAUTION, note, noting
+from opsin.base.records import Record, as_json
+from opsin.images import colour
+from opsin.results.gallery import Gallery, Panel
+from opsin.results.heatmap import Heatmap
+from opsin.results.pictures import Picture, Pictures
+from opsin.results.result import Result
 
 
 def heatmap(values, **settings):
@@ -133,9 +127,9 @@ def test_pictures_come_back_with_their_numbers_their_state_and_their_film(tmp_pa
         "none": torch.zeros(0, 2),
     }
     state = {
-        "0.parameters": torch.randn(1, 3, 4, 3, 2),
-        "0.generator": torch.Generator().get_state(),
-        "0.number": torch.tensor(7),
+        "octave 1/parameters": torch.randn(1, 3, 4, 3, 2),
+        "octave 1/generator": torch.Generator().get_state(),
+        "octave 1/number": torch.tensor(7),
         "given.images": torch.rand(1, 3, 4, 4),
     }
     for film in (False, True):
@@ -144,7 +138,7 @@ def test_pictures_come_back_with_their_numbers_their_state_and_their_film(tmp_pa
         loaded = Result.load(tmp_path / "out")
         assert loaded == made
         assert list(loaded.numbers) == list(numbers)
-        assert loaded.state["0.generator"].dtype == torch.uint8
+        assert loaded.state["octave 1/generator"].dtype == torch.uint8
         assert loaded != pictures(film=film, numbers=numbers, record=record)
         assert loaded != pictures(film=not film, numbers=numbers, state=state, record=record)
 

@@ -30,7 +30,7 @@ def stopping(climb, step):
         if told.label not in labels:
             labels.append(told.label)
         if (len(labels), told.done) == (climb, step):
-            raise opsin.Enough
+            raise opsin.StopEarly
 
     return listen
 
@@ -138,7 +138,7 @@ def test_another_target_is_refused():
 
 
 def test_fewer_steps_than_have_been_climbed_are_refused():
-    with pytest.raises(opsin.InputError, match="already has 3 steps: 2 are fewer"):
+    with pytest.raises(opsin.InputError, match="already has 3 steps: pass at least as many, not 2"):
         opsin.resume(stopped("class_model"), MODEL, steps=2)
 
 
@@ -189,7 +189,7 @@ def test_layers_that_nobody_chose_are_named():
 )
 def test_a_state_whose_number_of_steps_is_of_another_kind_is_refused(number):
     part = stopped("class_model")
-    (name,) = [name for name in part.state if name.endswith(".number")]
+    (name,) = [name for name in part.state if name.endswith("/number")]
     damaged = replace(part, state={**part.state, name: number})
-    with pytest.raises(opsin.InputError, match="the state to go on from is damaged"):
+    with pytest.raises(opsin.InputError, match="the saved state is damaged"):
         opsin.resume(damaged, MODEL)

@@ -9,8 +9,9 @@ from torch.utils.checkpoint import checkpoint
 import nets
 import opsin
 import reference
-from opsin import rules
-from opsin.techniques.saliency import saliency
+from opsin.gradients import rules
+from opsin.registry import catalogue
+from opsin.techniques.gradients.saliency import saliency
 
 IMAGES = nets.images(2)
 NORMALISED = torch.stack([torch.from_numpy(reference.normalised(reference.array(image))) for image in IMAGES])
@@ -70,7 +71,7 @@ def by_hand(name: str, net: nn.Module, image: Tensor, target: int, spelling: net
 
 
 def run(name: str, net: nn.Module, target: object) -> opsin.Heatmap:
-    return opsin.registry.get(name).run(nets.model(net), IMAGES, target=target)
+    return catalogue.get(name).run(nets.model(net), IMAGES, target=target)
 
 
 @pytest.mark.parametrize("name", GATED)
@@ -240,7 +241,7 @@ def test_a_rule_ends_with_its_call(name):
     model = nets.model(nets.plain())
     before = saliency(model, IMAGES, target=0)
     kept = model.run(IMAGES, start="image")
-    opsin.registry.get(name).run(model, IMAGES, target=0)
+    catalogue.get(name).run(model, IMAGES, target=0)
     assert saliency(model, IMAGES, target=0) == before
     (gradient,) = torch.autograd.grad(kept["output"][:, 0].sum(), kept["image"])
     assert torch.equal(gradient, before.extras["gradient"])

@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import nets
-from opsin.objectives import gram, gram_match
-from opsin.tiles import _measured, tiled
+from opsin.objectives.features import gram, gram_match
+from opsin.optimise.tiles import _measured, tiled
 
 SIDE = 48
 

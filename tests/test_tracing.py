@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 import nets
 import opsin
-from opsin.layouts import other_size, readings
+from opsin.network.layouts import other_size, readings
 
 SIZE = 16
 SIDE = SIZE // 4  # positions behind patches of 4 x 4, and as many channels: nothing tells but evidence

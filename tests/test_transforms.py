@@ -7,7 +7,7 @@ from scipy import ndimage
 from torch import Generator
 
 import nets
-from opsin.transforms import affine, blur, blurred, border, jitter, rotate, scale
+from opsin.optimise.transforms import affine, blur, blurred, border, jitter, rotate, scale
 
 ALL = {
     "jitter": jitter(3),

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 import opsin
-from opsin import vgg
+from opsin.zoo import vgg
 
 NAMES = [
     f"{kind}{block}_{number}"

@@ -9,8 +9,8 @@ from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 import opsin
 from hostile.weights import Executes
-from opsin import zoo
-from opsin.images import fit
+from opsin.images.tensors import fit
+from opsin.zoo import by_name
 
 
 @pytest.fixture(scope="module")
@@ -232,4 +232,4 @@ def test_weights_of_transformers_that_hold_code_are_not_run(tmp_path):
 
 
 def test_the_forms_that_the_list_names_are_the_forms_that_load_takes():
-    assert {form.partition(":")[0] for form in zoo.FORMS} == {*zoo.FAMILIES, "FILE.py"}
+    assert {form.partition(":")[0] for form in by_name.FORMS} == {*by_name.FAMILIES, "FILE.py"}

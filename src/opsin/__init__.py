@@ -3,83 +3,85 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from opsin import registry
+from opsin.registry import catalogue
 
 if TYPE_CHECKING:
-    from opsin.ascent import ascend as ascend
-    from opsin.collection.findings import Findings as Findings
-    from opsin.collection.map import map as map
-    from opsin.collection.mistakes import mistakes as mistakes
-    from opsin.collection.neighbours import leave_one_out as leave_one_out
-    from opsin.collection.neighbours import neighbours as neighbours
-    from opsin.collection.scanning import scan as scan
-    from opsin.collection.store import Collection as Collection
-    from opsin.collection.units import units as units
-    from opsin.errors import InputError as InputError
-    from opsin.errors import NetworkError as NetworkError
-    from opsin.errors import OpsinError as OpsinError
-    from opsin.errors import OutOfMemoryError as OutOfMemoryError
-    from opsin.images import read as read
-    from opsin.model import Model as Model
-    from opsin.objectives import Objective as Objective
-    from opsin.objectives import channel as channel
-    from opsin.objectives import direction as direction
-    from opsin.objectives import diversity as diversity
-    from opsin.objectives import logit as logit
-    from opsin.objectives import neuron as neuron
-    from opsin.objectives import unit as unit
-    from opsin.progress import Enough as Enough
-    from opsin.progress import listening as listening
-    from opsin.registry import resume as resume
-    from opsin.report import explain as explain
-    from opsin.results import Gallery as Gallery
-    from opsin.results import Heatmap as Heatmap
-    from opsin.results import Pictures as Pictures
-    from opsin.results import Result as Result
-    from opsin.zoo import load as load
+    from opsin.base.errors import InputError as InputError
+    from opsin.base.errors import NetworkError as NetworkError
+    from opsin.base.errors import OpsinError as OpsinError
+    from opsin.base.errors import OutOfMemoryError as OutOfMemoryError
+    from opsin.base.job import StopEarly as StopEarly
+    from opsin.base.job import listening as listening
+    from opsin.collection.ask.map import map as map
+    from opsin.collection.ask.mistakes import mistakes as mistakes
+    from opsin.collection.ask.neighbours import leave_one_out as leave_one_out
+    from opsin.collection.ask.neighbours import neighbours as neighbours
+    from opsin.collection.ask.units import units as units
+    from opsin.collection.scan.scanning import scan as scan
+    from opsin.collection.store.store import Collection as Collection
+    from opsin.images.tensors import read as read
+    from opsin.network.model import Model as Model
+    from opsin.objectives.features import diversity as diversity
+    from opsin.objectives.objective import Objective as Objective
+    from opsin.objectives.units import channel as channel
+    from opsin.objectives.units import direction as direction
+    from opsin.objectives.units import logit as logit
+    from opsin.objectives.units import neuron as neuron
+    from opsin.objectives.units import unit as unit
+    from opsin.optimise.ascent import ascend as ascend
+    from opsin.optimise.recipe import Recipe as Recipe
+    from opsin.pages.explain import explain as explain
+    from opsin.registry.resuming import resume as resume
+    from opsin.results.findings import Findings as Findings
+    from opsin.results.gallery import Gallery as Gallery
+    from opsin.results.heatmap import Heatmap as Heatmap
+    from opsin.results.pictures import Pictures as Pictures
+    from opsin.results.result import Result as Result
+    from opsin.zoo.by_name import load as load
 
 _PUBLIC = {
-    "ascend": "ascent",
-    "Findings": "collection.findings",
-    "map": "collection.map",
-    "mistakes": "collection.mistakes",
-    "leave_one_out": "collection.neighbours",
-    "neighbours": "collection.neighbours",
-    "scan": "collection.scanning",
-    "Collection": "collection.store",
-    "units": "collection.units",
-    "InputError": "errors",
-    "NetworkError": "errors",
-    "OpsinError": "errors",
-    "OutOfMemoryError": "errors",
-    "read": "images",
-    "Model": "model",
-    "Objective": "objectives",
-    "channel": "objectives",
-    "direction": "objectives",
-    "diversity": "objectives",
-    "logit": "objectives",
-    "neuron": "objectives",
-    "unit": "objectives",
-    "Enough": "progress",
-    "listening": "progress",
-    "resume": "registry",
-    "explain": "report",
-    "Gallery": "results",
-    "Heatmap": "results",
-    "Pictures": "results",
-    "Result": "results",
-    "load": "zoo",
+    "ascend": "optimise.ascent",
+    "Recipe": "optimise.recipe",
+    "Findings": "results.findings",
+    "map": "collection.ask.map",
+    "mistakes": "collection.ask.mistakes",
+    "leave_one_out": "collection.ask.neighbours",
+    "neighbours": "collection.ask.neighbours",
+    "scan": "collection.scan.scanning",
+    "Collection": "collection.store.store",
+    "units": "collection.ask.units",
+    "InputError": "base.errors",
+    "NetworkError": "base.errors",
+    "OpsinError": "base.errors",
+    "OutOfMemoryError": "base.errors",
+    "read": "images.tensors",
+    "Model": "network.model",
+    "Objective": "objectives.objective",
+    "channel": "objectives.units",
+    "direction": "objectives.units",
+    "diversity": "objectives.features",
+    "logit": "objectives.units",
+    "neuron": "objectives.units",
+    "unit": "objectives.units",
+    "StopEarly": "base.job",
+    "listening": "base.job",
+    "resume": "registry.resuming",
+    "explain": "pages.explain",
+    "Gallery": "results.gallery",
+    "Heatmap": "results.heatmap",
+    "Pictures": "results.pictures",
+    "Result": "results.result",
+    "load": "zoo.by_name",
 }
 
-__all__ = sorted([*_PUBLIC, *registry.names()])  # noqa: PLE0605
+__all__ = sorted([*_PUBLIC, *catalogue.names()])  # noqa: PLE0605
 
 
 def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
         return getattr(importlib.import_module(f"opsin.{_PUBLIC[name]}"), name)
-    if name in registry.names():
-        return registry.get(name).run
+    if name in catalogue.names():
+        return catalogue.get(name).run
     raise AttributeError(f"module 'opsin' has no attribute {name!r}")
 
 

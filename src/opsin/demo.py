@@ -7,7 +7,7 @@ from pathlib import Path
 from PIL import Image
 from skimage import data
 
-from opsin import cli
+from opsin.cli import main as command
 
 PHOTO = "cat.png"
 
@@ -18,7 +18,7 @@ def main() -> None:
         path = Path(folder) / PHOTO
         Image.fromarray(data.cat()).save(path)
         sys.argv = ["opsin", "explain", str(path), "-o", "demo"]
-        cli.main()
+        command.main()
 
 
 if __name__ == "__main__":

@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from opsin.collection import decoding as module
-from opsin.collection.decoding import Cut, Decoded, Unread, decode, decoding
-from opsin.collection.source import Source
-from opsin.photos import fitted
+from opsin.collection.files import decoding as module
+from opsin.collection.files.decoding import Cut, Decoded, Unread, decode, decoding
+from opsin.collection.files.source import Source
+from opsin.images.photos import fitted
 
 CUT = Cut((16, 20), 0.875, "bicubic", False)
 
@@ -249,8 +249,9 @@ def alive(pid):
 
 ORPHANS = """
 import multiprocessing, sys, time
-from opsin.collection.decoding import Cut, decoding
-from opsin.collection.source import Source
+from opsin.collection.files.decoding import Cut
+from opsin.collection.files.decoding import decoding
+from opsin.collection.files.source import Source
 
 if __name__ == "__main__":
     source = Source(sys.argv[1])
@@ -278,7 +279,7 @@ def test_workers_are_gone_when_their_parent_was_killed(tmp_path):
 
 
 def test_workers_do_not_import_torch():
-    script = "import sys, opsin.collection.decoding; print('torch' in sys.modules)"
+    script = "import sys, opsin.collection.files.decoding; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
 

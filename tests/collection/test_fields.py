@@ -7,7 +7,7 @@ from torch import nn
 
 import nets
 import opsin
-from opsin.regions import Region, fields
+from opsin.network.regions import Region, fields
 
 INPUTS = 12  # random images, so that each maximum of a pooling window is somewhere seen
 

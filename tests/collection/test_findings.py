@@ -11,10 +11,11 @@ import pytest
 from PIL import Image
 
 import opsin
-from opsin import photos, terminal
-from opsin.collection.findings import Findings, Shot, Table
-from opsin.collection.scanning import scan
-from opsin.records import Record
+from opsin.base.records import Record
+from opsin.cli import inputs
+from opsin.collection.scan.scanning import scan
+from opsin.images import photos
+from opsin.results.findings import Findings, Shot, Table
 
 NET = """
 import torch, opsin
@@ -382,7 +383,7 @@ def test_facets_of_a_collection(here, call):
 
 
 def test_of_many_photos_few_are_held_decoded(here, monkeypatch):
-    monkeypatch.setattr(terminal, "HELD", 2)
+    monkeypatch.setattr(inputs, "HELD", 2)
     real, held = photos.decoded, []
 
     def decoded(data, name):
@@ -392,7 +393,7 @@ def test_of_many_photos_few_are_held_decoded(here, monkeypatch):
 
     monkeypatch.setattr(photos, "decoded", decoded)
     for folder in ("photos/tabby", "col"):
-        opened = terminal.open_photos((folder,))
+        opened = inputs.open_photos((folder,))
         assert [photo().size for _, photo in opened] == [(60, 50)] * len(opened)
         assert sum(one() is not None for one in held) <= 2
     assert len(opened) == 9

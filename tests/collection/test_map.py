@@ -11,13 +11,15 @@ from PIL import Image
 from sklearn.decomposition import PCA
 
 import nets
-from opsin.collection import map as module
-from opsin.collection.findings import Shot
-from opsin.collection.map import PALETTE, PAPERS, Map, Spot, laid_out, legend, map, uncovered
-from opsin.collection.scanning import scan
-from opsin.collection.store import Collection
-from opsin.errors import InputError, NetworkError
-from opsin.results import Result
+from opsin.base.errors import InputError, NetworkError
+from opsin.collection.ask import map as module
+from opsin.collection.ask.map import PAPERS, laid_out, map
+from opsin.collection.scan.scanning import scan
+from opsin.collection.store.store import Collection
+from opsin.results import map as drawing
+from opsin.results.findings import Shot
+from opsin.results.map import PALETTE, Map, Spot, legend, uncovered
+from opsin.results.result import Result
 
 LABELS = ("ant", "bee", "cat")
 HOSTILE = (
@@ -319,7 +321,7 @@ def test_the_atlas_holds_every_thumbnail(monkeypatch):
     colours = ["red", "lime", "blue", "white", "black"]
     found = hand_made([(0, i) for i in range(5)], [spot(one, size=(40, 20)) for one in colours])
     sheets = []
-    monkeypatch.setattr(module, "webp_uri", lambda sheet, side: sheets.append((sheet, side)) or "data:")
+    monkeypatch.setattr(drawing, "webp_uri", lambda sheet, side: sheets.append((sheet, side)) or "data:")
     told = data(found.html())
     ((sheet, side),) = sheets
     assert side == max(sheet.size)
@@ -331,10 +333,10 @@ def test_the_atlas_holds_every_thumbnail(monkeypatch):
 
 
 def test_the_atlas_does_not_grow_with_the_images(monkeypatch):
-    monkeypatch.setattr(module, "ATLAS", 200)
+    monkeypatch.setattr(drawing, "ATLAS", 200)
     found = hand_made([(0, i) for i in range(50)], [spot("red")] * 50)
     sheets = []
-    monkeypatch.setattr(module, "webp_uri", lambda sheet, _: sheets.append(sheet) or "data:")
+    monkeypatch.setattr(drawing, "webp_uri", lambda sheet, _: sheets.append(sheet) or "data:")
     assert data(found.html())["side"] == 25
     assert sheets[0].size == (200, 175)
 
@@ -344,7 +346,7 @@ def test_a_thumbnail_that_would_cover_another_is_left_out():
     ((caption, picture),) = found.pictures()
     assert caption == "3 of 4 images shown, the others would cover them"
     assert picture.size == (2400, 2400)
-    edge = module.MARGIN + module.SIDES[0] // 2
+    edge = drawing.MARGIN + drawing.SIDES[0] // 2
     corners = [
         (edge, 2400 - edge),
         (2400 - edge, 2400 - edge),
@@ -361,7 +363,7 @@ def test_what_covers_nothing_is_all_shown():
     found = hand_made([(0, 0), (1, 0.5)], [spot("red"), spot("blue")])
     ((caption, picture),) = found.pictures()
     assert caption == "2 of 2 images shown"
-    edge = module.MARGIN + module.SIDES[0] / 2
+    edge = drawing.MARGIN + drawing.SIDES[0] / 2
     assert picture.size == (2400, 2 * edge + (2400 - 2 * edge) / 2)
 
 
@@ -380,18 +382,18 @@ def test_thumbnails_are_smaller_where_more_are_shown_then():
         ((caption, picture),) = found.pictures()
         assert caption == f"{len(places)} of {len(places)} images shown"
         values = np.asarray(picture).astype(int)
-        row = values[picture.height - module.MARGIN - side // 2]
-        assert np.flatnonzero(row[:, 1] < 50)[0] == module.MARGIN + module.THIN
-        assert np.diff(np.flatnonzero(np.diff((row[:, 1] < 50).astype(int))))[0] == side - 2 * module.THIN
+        row = values[picture.height - drawing.MARGIN - side // 2]
+        assert np.flatnonzero(row[:, 1] < 50)[0] == drawing.MARGIN + drawing.THIN
+        assert np.diff(np.flatnonzero(np.diff((row[:, 1] < 50).astype(int))))[0] == side - 2 * drawing.THIN
 
 
 def test_borders_have_the_colours_of_the_labels():
     labels = ["b", "a", "b", None]
     found = hand_made([(0, 0), (1, 0), (0, 1), (1, 1)], [spot("red", label) for label in labels])
     ((_, picture),) = found.pictures()
-    left, far = module.MARGIN, 2400 - module.MARGIN - module.SIDES[0]
+    left, far = drawing.MARGIN, 2400 - drawing.MARGIN - drawing.SIDES[0]
     corners = [(left, far), (far, far), (left, left), (far, left)]
-    wanted = [PALETTE[0], PALETTE[1], PALETTE[0], module.LINE]
+    wanted = [PALETTE[0], PALETTE[1], PALETTE[0], drawing.LINE]
     for (x, y), colour in zip(corners, wanted, strict=True):
         assert "#{:02x}{:02x}{:02x}".format(*picture.getpixel((x, y + 80))) == colour
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from opsin.collection.findings import Shot
-from opsin.collection.map import Map, Spot
-from opsin.records import Record
+from opsin.base.records import Record
+from opsin.results.findings import Shot
+from opsin.results.map import Map, Spot
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")

@@ -12,8 +12,8 @@ from torch import nn
 import nets
 import opsin
 import reference
-from opsin.collection.mistakes import mistakes
-from opsin.collection.scanning import scan
+from opsin.collection.ask.mistakes import mistakes
+from opsin.collection.scan.scanning import scan
 
 NET = nets.plain()
 LABELS = (*nets.LABELS[:2], "hot dog, hotdog, red hot", *nets.LABELS[3:])

@@ -14,13 +14,13 @@ from PIL import Image
 import nets
 import opsin
 import reference
-from opsin.collection import tables
-from opsin.collection.about import About, LayerAbout, about_model
-from opsin.collection.intake import writing
-from opsin.collection.neighbours import leave_one_out, neighbours
-from opsin.collection.scanning import scan
-from opsin.collection.tally import Tally
-from opsin.collection.units import units
+from opsin.collection.ask.neighbours import leave_one_out, neighbours
+from opsin.collection.ask.units import units
+from opsin.collection.scan.scanning import scan
+from opsin.collection.store import tables
+from opsin.collection.store.about import About, LayerAbout, about_model
+from opsin.collection.store.intake import writing
+from opsin.collection.store.tally import Tally
 
 NET = nets.plain()
 MODEL = nets.model(NET)
@@ -337,7 +337,7 @@ def test_a_memory_that_does_not_hold_the_features_is_noted(tmp_path, monkeypatch
     values = torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [0.1, 1.0]])
     made = labelled(tmp_path / "c", values, ["a", "a", "b", "b"])
     assert leave_one_out(made, k=1).record.notes == ()
-    monkeypatch.setattr("opsin.collection.search._free_memory", lambda: 0)
+    monkeypatch.setattr("opsin.collection.ask.search._free_memory", lambda: 0)
     found = leave_one_out(made, k=1)
     assert found.facts["accuracy"] == 1
     assert "approximate" in found.record.notes[0]

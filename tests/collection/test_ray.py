@@ -12,7 +12,7 @@ from PIL import Image
 
 import nets
 import opsin
-from opsin.collection import ray_engine, scanning
+from opsin.collection.scan import ray_engine, scanning
 
 import ray  # isort: skip (as `ray_engine` imports it: with its log turned down)
 import psutil  # isort: skip (comes with Ray)

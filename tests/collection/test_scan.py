@@ -20,8 +20,11 @@ from PIL import Image
 
 import nets
 import opsin
-from opsin.collection import labels, scanning, tables
-from opsin.collection.tally import NONE
+from opsin.collection.files import labels
+from opsin.collection.files.source import Entry
+from opsin.collection.scan import chunks, local_engine, scanning
+from opsin.collection.store import tables
+from opsin.collection.store.tally import NONE
 
 MODEL = nets.model(nets.plain())
 
@@ -57,13 +60,13 @@ def small_chunks(monkeypatch):
 def forwards(monkeypatch):
     """How many images of a scan the network is given, counted batch by batch."""
     counted = []
-    real = scanning.Growing.take
+    real = chunks.Growing.take
 
     def take(self, group):
         counted.append(len(group))
         return real(self, group)
 
-    monkeypatch.setattr(scanning.Growing, "take", take)
+    monkeypatch.setattr(chunks.Growing, "take", take)
     return counted
 
 
@@ -274,7 +277,7 @@ def labelled(place, columns, lines):
 @pytest.mark.parametrize("by", ["name", "path"])
 def test_labels_are_read_from_a_csv(tmp_path, path, label, by):
     """The labels alone, as a scan would have them."""
-    entries = [scanning.Entry(name, 1) for name in ("cats/a b.png", "dogs/b.png", "c.png")]
+    entries = [Entry(name, 1) for name in ("cats/a b.png", "dogs/b.png", "c.png")]
     given = [("cats/a b.png", "tiger cat"), ("dogs/b.png", 'a "quoted", one'), ("nosuch.png", "x")]
     lines = [("7", name.rpartition("/")[2] if by == "name" else name, text) for name, text in given]
     named = labels.read_labels(labelled(tmp_path / "labels.csv", ("id", path, label), lines), str(tmp_path))
@@ -400,7 +403,7 @@ def test_again_only_what_is_new_or_has_changed_is_seen(root, tmp_path, monkeypat
     counted = forwards(monkeypatch)
     made = scan(root, tmp_path / "out")
     assert sum(counted) == 21
-    chunks = dict(zip(made.ids().tolist(), made.column("chunk").to_pylist(), strict=True))
+    chunk_of = dict(zip(made.ids().tolist(), made.column("chunk").to_pylist(), strict=True))
     counted.clear()
     same(scan(root, tmp_path / "out"), made)
     assert counted == []
@@ -413,9 +416,9 @@ def test_again_only_what_is_new_or_has_changed_is_seen(root, tmp_path, monkeypat
     draw(root / "dogs/big/003.png", 999)  # changed: with it the rest of its chunk
     (root / "000.png").unlink()  # gone
     before = {row.path: row for row in rows(made)}
-    stale = {chunks[before[path].id] for path in ("dogs/big/003.png", "000.png")}
+    stale = {chunk_of[before[path].id] for path in ("dogs/big/003.png", "000.png")}
     assert len(stale) == 2
-    anew = sum(chunk in stale for chunk in chunks.values()) - 1
+    anew = sum(chunk in stale for chunk in chunk_of.values()) - 1
     made = scan(root, tmp_path / "out")
     assert sum(counted) == anew < 21
     assert {row.path for row in rows(made)} == before.keys() - {"000.png"}
@@ -482,7 +485,7 @@ def test_many_scans_leave_no_old_versions_behind(root, tmp_path):
 KILLED = """
 import os, signal, sys
 import nets, opsin
-from opsin.collection import scanning
+from opsin.collection.scan import scanning
 
 scanning.LEAST_CHUNK = scanning.MOST_CHUNK = 8
 left = int(sys.argv[3])
@@ -534,8 +537,8 @@ def test_killed_and_run_again_equals_a_scan_without_a_break(root, tmp_path, monk
 def test_a_chunk_is_handed_on_after_a_time_however_few_its_images_are(root, tmp_path, monkeypatch):
     photos(root, 12, first=21)
     fresh = scan(root, tmp_path / "fresh", layers=["conv2", "flat"])
-    monkeypatch.setattr(scanning, "CHUNK_SECONDS", 0.0)
-    monkeypatch.setattr(scanning, "CHUNK_SHARE", 0.0)
+    monkeypatch.setattr(local_engine, "CHUNK_SECONDS", 0.0)
+    monkeypatch.setattr(local_engine, "CHUNK_SHARE", 0.0)
     made = scan(root, tmp_path / "out", layers=["conv2", "flat"])
     assert len(fresh.chunks()) == 1
     assert len(made.chunks()) == -(-33 // 8)  # one for each batch of the network
@@ -572,9 +575,9 @@ def test_an_interrupt_within_a_batch_keeps_the_batches_before(root, tmp_path, mo
             raise KeyboardInterrupt
         return real(*args)
 
-    calls, real = [], getattr(scanning, where)
+    calls, real = [], getattr(chunks, where)
     stop = {"_best": 2, "as_maps": 8}[where]  # twice two layers are looked at, then two a batch
-    monkeypatch.setattr(scanning, where, interrupted)
+    monkeypatch.setattr(chunks, where, interrupted)
     with pytest.raises(KeyboardInterrupt):
         scan(root, tmp_path / "out", layers=["conv2", "flat"])
     part = opsin.Collection(tmp_path / "out")
@@ -642,7 +645,7 @@ def test_a_record_that_finds_no_room_is_written_the_next_time(root, tmp_path, mo
 FULL = """
 import resource, sys
 import nets, opsin
-from opsin.collection import scanning
+from opsin.collection.scan import scanning
 
 scanning.LEAST_CHUNK = scanning.MOST_CHUNK = 64
 model = nets.model(nets.plain())
@@ -865,7 +868,7 @@ def test_broken_files_are_told_on_stderr(here, call):
 
 @pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_leaves_what_was_done(here, call, monkeypatch, by):
-    real, seen = scanning.Growing.take, []
+    real, seen = chunks.Growing.take, []
 
     def take(self, group):
         real(self, group)
@@ -875,7 +878,7 @@ def test_a_signal_leaves_what_was_done(here, call, monkeypatch, by):
 
     before = signal.signal(by, signal.default_int_handler)  # it may be ignored where the tests are run
     with monkeypatch.context() as patch:
-        patch.setattr(scanning.Growing, "take", take)
+        patch.setattr(chunks.Growing, "take", take)
         code, out, err = call("scan", "photos", *OWN)
     signal.signal(by, before)
     assert (code, out) == (128 + by, "")

@@ -8,12 +8,14 @@ import torch
 
 import nets
 import opsin
-from opsin.collection import search, tables
-from opsin.collection.about import About, LayerAbout, about_model
-from opsin.collection.intake import writing
-from opsin.collection.search import ALIGNMENT, EXTRA, GROUP, QUERIES, Coarse, nearest
-from opsin.collection.tally import Tally
-from opsin.results import noting
+from opsin.base.job import noting
+from opsin.collection.ask import approximate, cache, search
+from opsin.collection.ask.coarse import ALIGNMENT, EXTRA, GROUP, QUERIES, Coarse
+from opsin.collection.ask.search import nearest
+from opsin.collection.store import tables
+from opsin.collection.store.about import About, LayerAbout, about_model
+from opsin.collection.store.intake import writing
+from opsin.collection.store.tally import Tally
 
 MODEL = nets.model(nets.plain())
 WIDE = ALIGNMENT - EXTRA  # the width that fills the aligned columns
@@ -305,7 +307,7 @@ def test_a_damaged_cache_is_made_anew(tmp_path, own_cache, file, how):
     made = collection(tmp_path / "c", rows)
     expected = nearest(made, rows[:2], 3, layer="second")
     (place,) = kept(own_cache)
-    search._mapped.cache_clear()  # as in another process
+    cache.mapped.cache_clear()  # as in another process
     damaged = place / file
     data = damaged.read_bytes()
     damaged.unlink()
@@ -329,7 +331,7 @@ def test_nothing_is_kept_in_the_collection_nor_taken_from_there(tmp_path, own_ca
     for name in (place.name, f"features_1-cosine-{made.table(tables.IMAGES).version}"):
         (made.folder / "cache" / name).mkdir(parents=True)
         Coarse.write(made.folder / "cache" / name, iter([-rows]), 24)
-    search._mapped.cache_clear()
+    cache.mapped.cache_clear()
     shutil.rmtree(own_cache)
     assert torch.equal(nearest(made, rows[:2], 3, layer="second").rows, expected.rows)
 
@@ -345,7 +347,7 @@ def test_another_collection_in_the_place_of_one_is_not_mistaken_for_it(tmp_path,
     assert about.st_size == len(data)
     names[0].write_bytes(data)
     os.utime(names[0], ns=(about.st_atime_ns, about.st_mtime_ns))
-    search._mapped.cache_clear()
+    cache.mapped.cache_clear()
     assert (nearest(opsin.Collection(made.folder), -rows[:2], 1, layer="second").distances < 1e-6).all()
 
 
@@ -371,7 +373,7 @@ def test_two_searches_may_build_the_cache_at_once(tmp_path, monkeypatch, own_cac
     first = nearest(made, rows[:2], 3, layer="second")
     (place,) = kept(own_cache)
     shutil.rmtree(place)
-    search._mapped.cache_clear()
+    cache.mapped.cache_clear()
     write = Coarse.write
 
     def slow(folder, parts, width):
@@ -391,12 +393,12 @@ def test_a_cache_that_cannot_be_written_is_told(tmp_path, own_cache):
 
 
 def test_an_index_that_cannot_be_written_is_told(tmp_path, monkeypatch):
-    made = collection(tmp_path / "c", torch.rand(search.LEAST_INDEXED, 24))
+    made = collection(tmp_path / "c", torch.rand(approximate.LEAST_INDEXED, 24))
 
     def refused(*_, **__):
         raise OSError("Read-only file system (os error 30)")
 
-    monkeypatch.setattr(search.lance.LanceDataset, "create_index", refused)
+    monkeypatch.setattr(approximate.lance.LanceDataset, "create_index", refused)
     with pytest.raises(opsin.InputError, match=r"cannot write an index into .*Read-only"):
         nearest(made, torch.zeros(1, 24), 3, layer="second", index=True)
 
@@ -422,7 +424,7 @@ def test_of_a_collection_without_images_nothing_is_near(tmp_path):
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
 def test_an_index_gives_true_distances_and_says_that_it_may_miss_some(tmp_path, metric, monkeypatch):
-    monkeypatch.setattr(search, "LEAST_INDEXED", 512)
+    monkeypatch.setattr(approximate, "LEAST_INDEXED", 512)
     rows = drawn("clusters", 600, 16)
     made, queries = collection(tmp_path / "c", rows), drawn("clusters", 4, 16, seed=0)
     exact = nearest(made, queries, 5, layer="second", metric=metric)

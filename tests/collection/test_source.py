@@ -10,8 +10,8 @@ import pytest
 
 import nets
 import opsin
-from opsin.collection.source import Source
-from opsin.photos import SUFFIXES
+from opsin.collection.files.source import Source
+from opsin.images.photos import SUFFIXES
 
 ODD = (
     "a b.png",

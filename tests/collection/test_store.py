@@ -11,7 +11,8 @@ from PIL import Image
 
 import nets
 import opsin
-from opsin.collection import intake, scanning, tables
+from opsin.collection.scan import scanning
+from opsin.collection.store import intake, tables
 
 MODEL = nets.model(nets.plain())
 USES = {

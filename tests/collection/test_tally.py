@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from opsin.collection.tally import NONE, Tally
+from opsin.collection.store.tally import NONE, Tally
 
 C, H, W = 3, 4, 5
 INF = math.inf

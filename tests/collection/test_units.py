@@ -10,9 +10,9 @@ from torch import nn
 import nets
 import opsin
 import reference
-from opsin.collection import units as module
-from opsin.collection.scanning import scan
-from opsin.collection.units import GAP, TILE, units
+from opsin.collection.ask import units as module
+from opsin.collection.ask.units import GAP, TILE, units
+from opsin.collection.scan.scanning import scan
 
 NET = nets.plain()
 MODEL = nets.model(NET)

@@ -20,7 +20,7 @@ from PIL import Image
 
 import nets
 import opsin
-from opsin.records import LARGEST
+from opsin.base.records import LARGEST
 
 Damage = Callable[[Path], object]
 LAYERS = ("conv2", "flat")  # six channels each, on maps of 8 x 8 and of one position

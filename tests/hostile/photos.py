@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from opsin.photos import LARGEST_FILE
+from opsin.images.photos import LARGEST_FILE
 
 Write = Callable[[Path], object]
 

@@ -11,10 +11,13 @@ import numpy as np
 import torch
 
 import opsin
-from opsin.collection.findings import Findings, Shot, Table
-from opsin.collection.map import Map, Spot
-from opsin.records import Record
-from opsin.results import Gallery, Heatmap, Panel, Picture, Pictures
+from opsin.base.records import Record
+from opsin.images import colour
+from opsin.results.findings import Findings, Shot, Table
+from opsin.results.gallery import Gallery, Panel
+from opsin.results.heatmap import Heatmap
+from opsin.results.map import Map, Spot
+from opsin.results.pictures import Picture, Pictures
 
 RECORD = Record("saliency", "a paper, 2013", {"target": "1"}, {"name": "n", "sha256": "0"}, {"torch": "2"})
 
@@ -22,11 +25,11 @@ RECORD = Record("saliency", "a paper, 2013", {"target": "1"}, {"name": "n", "sha
 def results() -> dict[str, opsin.Result]:
     """A small result of every kind."""
     picture = torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(0))
-    drawn = opsin.colour.photo(picture)
+    drawn = colour.photo(picture)
     shot = Shot.of("group", "caption", drawn)
     table = Table("t", ("a",), ((1,),))
     spots = tuple(Spot(f"{name}.jpg", None, "cat", 0.5, shot.data) for name in "ab")
-    state = {"0.number": torch.tensor(1), "0.parameters": picture[None]}
+    state = {"class model/number": torch.tensor(1), "class model/parameters": picture[None]}
     return {
         "Heatmap": Heatmap(picture[None], picture[None], signed=True, overlay=False, record=RECORD),
         "Gallery": Gallery((Panel("g", "t", "c", picture[None]),), record=RECORD),

@@ -22,8 +22,8 @@ from hostile.collections import (
     make,
     random_bytes,
 )
-from opsin.collection.tables import IMAGES
-from opsin.terminal import open_photos
+from opsin.cli.inputs import open_photos
+from opsin.collection.store.tables import IMAGES
 
 PHOTO = nets.images(1).float()
 
@@ -69,7 +69,7 @@ def read(folder, *names):
         told[name] = ""
         try:
             READERS[name](folder)
-        except opsin.errors.OpsinError as error:
+        except opsin.OpsinError as error:
             told[name] = str(error)
     return told
 

@@ -16,8 +16,8 @@ from PIL import Image
 from skimage import data
 
 import opsin
-from opsin import watch
-from opsin.folders import RESCUED, WORKING, writing
+from opsin.base.folders import RESCUED, WORKING, writing
+from opsin.cli import watch
 
 NET = """
 import torch, opsin
@@ -298,11 +298,12 @@ def test_a_kill_while_files_take_their_place_leaves_a_folder_that_the_next_comma
 
 KILLED = """
 import sys
-from opsin import cli, watch
+from opsin.cli import main
+from opsin.cli import watch
 watch.TELL_EVERY = 0.01
 watch.CHECKPOINT_EVERY, watch.CHECKPOINT_SHARE = 0.05, 1
 sys.argv = ["opsin", *sys.argv[1:]]
-cli.main()
+main.main()
 """
 
 
@@ -328,7 +329,7 @@ def test_a_climb_that_is_killed_goes_on_to_the_same_bits(here, call):
     killed(*CLIMB, "--steps", "100000", when=has_checkpoint())
     (place,) = Path("out").iterdir()
     (kept,) = place.glob("checkpoint-*")
-    steps = len(opsin.Result.load(kept).state["0.scores"])
+    steps = len(opsin.Result.load(kept).state["class model/scores"])
     wanted = str(steps + 3)
     assert call("resume", "out", *OWN, "--steps", wanted)[:2] == (0, "out\n")
     assert call(*CLIMB[:-1], "whole", "--steps", wanted)[0] == 0
@@ -356,7 +357,7 @@ def test_what_was_not_begun_before_the_kill_is_said_by_who_goes_on(here, call):
 
 def steps_of(name):
     (kept,) = Path("out").glob(f"{WORKING}*/{name}/checkpoint-*")
-    return len(opsin.Result.load(kept).state["0.scores"])
+    return len(opsin.Result.load(kept).state["octave 1/scores"])
 
 
 LINKS = {

@@ -15,8 +15,8 @@ from PIL import EpsImagePlugin, Image
 import nets
 import opsin
 from hostile import photos
-from opsin.collection.source import Source
-from opsin.photos import LARGEST_FILE_VARIABLE, folder_photos, open_photo
+from opsin.collection.files.source import Source
+from opsin.images.photos import LARGEST_FILE_VARIABLE, folder_photos, open_photo
 
 pytestmark = pytest.mark.filterwarnings("ignore:lance is not fork-safe")
 
@@ -48,7 +48,7 @@ def _given_up():
 def opsin_command(*words, **settings):
     """The command line in a process of its own, which cannot fill the memory: (exit code, stdout, stderr)."""
     done = subprocess.run(
-        [sys.executable, "-c", "from opsin.cli import main; main()", *map(str, words)],
+        [sys.executable, "-c", "from opsin.cli.main import main; main()", *map(str, words)],
         capture_output=True, text=True, timeout=HANGS, check=False, stdin=subprocess.DEVNULL,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY)), **settings,
     )  # fmt: skip
@@ -76,8 +76,8 @@ def test_what_is_no_photo_is_refused_by_name(corpus, name):
 def test_pipes_devices_sockets_and_folders_are_refused_and_not_waited_for(corpus):
     script = """
 import sys
-from opsin.errors import InputError
-from opsin.photos import open_photo
+from opsin.base.errors import InputError
+from opsin.images.photos import open_photo
 for path in sys.argv[1:]:
     try:
         open_photo(path)

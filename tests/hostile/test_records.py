@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import nets
 import opsin
 from hostile.records import DAMAGES, OWN_DAMAGES, results
-from opsin import registry
+from opsin.registry import catalogue
 
 KINDS = results()
 CASES = [(kind, damage) for kind in KINDS for damage in DAMAGES] + list(OWN_DAMAGES)
@@ -101,19 +101,21 @@ def climbed():
 
 
 STATES = {
-    "no number": lambda state: state.pop("0.number"),
-    "number of two": lambda state: state.update({"0.number": torch.tensor([1, 2])}),
-    "number below zero": lambda state: state.update({"0.number": torch.tensor(-1)}),
-    "number not whole": lambda state: state.update({"0.number": torch.tensor(0.5)}),
-    "number of no stage": lambda state: state.update({"x.number": torch.tensor(1)}),
-    "no parameters": lambda state: state.pop("0.parameters"),
-    "other parameters": lambda state: state.update({"0.parameters": torch.zeros(1, 3, 5, 5)}),
-    "no generator": lambda state: state.pop("0.generator"),
-    "short generator": lambda state: state.update({"0.generator": torch.zeros(3, dtype=torch.uint8)}),
-    "generator of floats": lambda state: state.update({"0.generator": torch.zeros(5056)}),
-    "no scores": lambda state: state.pop("0.scores"),
-    "scores of more pictures": lambda state: state.update({"0.scores": torch.zeros(2, 7)}),
-    "other moments": lambda state: state.update({"0.moment.exp_avg": torch.zeros(2)}),
+    "no number": lambda state: state.pop("class model/number"),
+    "number of two": lambda state: state.update({"class model/number": torch.tensor([1, 2])}),
+    "number below zero": lambda state: state.update({"class model/number": torch.tensor(-1)}),
+    "number not whole": lambda state: state.update({"class model/number": torch.tensor(0.5)}),
+    "another unfinished climb": lambda state: state.update({"x/finished": torch.tensor(False)}),
+    "no unfinished climb": lambda state: state.update({"class model/finished": torch.tensor(True)}),
+    "not said whether finished": lambda state: state.pop("class model/finished"),
+    "no parameters": lambda state: state.pop("class model/parameters"),
+    "other parameters": lambda state: state.update({"class model/parameters": torch.zeros(1, 3, 5, 5)}),
+    "no generator": lambda state: state.pop("class model/generator"),
+    "short generator": lambda state: state.update({"class model/generator": torch.zeros(3).byte()}),
+    "generator of floats": lambda state: state.update({"class model/generator": torch.zeros(5056)}),
+    "no scores": lambda state: state.pop("class model/scores"),
+    "scores of more pictures": lambda state: state.update({"class model/scores": torch.zeros(2, 7)}),
+    "other moments": lambda state: state.update({"class model/moment.exp_avg": torch.zeros(2)}),
 }
 
 
@@ -139,4 +141,4 @@ def test_a_record_of_no_technique_is_refused(technique):
     object.__setattr__(made.record, "technique", technique)
     with pytest.raises(opsin.InputError, match="unknown technique"):
         opsin.resume(made, MODEL)
-    assert technique not in registry.names()
+    assert technique not in catalogue.names()

@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 
 import nets
 import opsin
-from opsin import colour, parsing, registry
+from opsin.images import colour
+from opsin.objectives import parsing
+from opsin.registry import catalogue
 
-TECHNIQUES = registry.techniques()
+TECHNIQUES = catalogue.techniques()
 SIZE = 40  # the default patch of occlusion fits in
 MODEL = nets.model(nets.plain(), size=SIZE)
 PHOTOS = nets.images(2, SIZE, dtype=torch.float32)

@@ -7,7 +7,7 @@ import nets
 import opsin
 import reference
 from nets import MEAN, STD
-from opsin.techniques.class_model import PUBLISHED, regularised
+from opsin.techniques.optimised.class_model import PUBLISHED, regularised
 
 # without pooling: on the even picture that the climb starts from, every window would be a tie
 NET = nets.seeded(

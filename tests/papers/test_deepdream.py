@@ -6,8 +6,8 @@ from torch import nn
 import nets
 import opsin
 import reference
-from opsin.images import enlarged, resized
-from opsin.transforms import affine
+from opsin.images.tensors import enlarged, resized
+from opsin.optimise.transforms import affine
 
 NET = nets.plain()
 MODEL = nets.model(NET)
@@ -51,7 +51,7 @@ def test_what_an_octave_added_is_enlarged_and_carried_into_the_next():
 
 def test_octaves_are_smaller_by_the_ratio_and_never_below_their_least_side():
     result = opsin.deepdream(MODEL, nets.images(1, 40, 30), steps=1, octaves=4, ratio=1.4, layers="relu2")
-    sizes = [tuple(result.state[f"{k}.parameters"].shape[2:]) for k in range(4)]
+    sizes = [tuple(result.state[f"octave {k + 1}/parameters"].shape[2:]) for k in range(4)]
     assert sizes == [(16, 16), (20, 16), (29, 21), (40, 30)]  # 40 / 1.4³ = 14.6 -> 16, 30 / 1.4² = 15.3 -> 16
 
 

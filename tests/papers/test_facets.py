@@ -7,8 +7,8 @@ import torch
 import nets
 import opsin
 import reference
-from opsin import cli
-from opsin.techniques.facets import towards_centre
+from opsin.cli import main
+from opsin.techniques.optimised.facets import towards_centre
 
 NET = nets.plain()
 MODEL = nets.model(NET)
@@ -71,7 +71,7 @@ def test_a_mean_is_of_no_photo_of_another_cluster(monkeypatch):
     places = np.array([[0.0, 10.0], [0.0, -10.0], *[[8.0, 0.0]] * 6])
     labels = np.array([0, 0, *[1] * 6])
     centres = np.array([[0.0, 0.0], [8.0, 0.0]])
-    monkeypatch.setattr("opsin.techniques.facets.clustered", lambda *_: (places, labels, centres))
+    monkeypatch.setattr("opsin.techniques.optimised.facets.clustered", lambda *_: (places, labels, centres))
     result = opsin.facets(MODEL, PHOTOS[:8], target=3, **FEW)
     wide = made(result)[0]
     assert [panel.caption for panel in wide[:-1]] == ["photo", "photo", "mean of 2"]
@@ -147,7 +147,7 @@ def test_a_network_without_classes_needs_a_target():
 def test_an_empty_folder_is_told_on_the_command_line(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["opsin", "facets", str(tmp_path)])
     with pytest.raises(SystemExit) as stop:
-        cli.main()
+        main.main()
     assert stop.value.code
     said = " ".join(capsys.readouterr().err.split())
     assert "is a folder without images" in said

@@ -5,7 +5,7 @@ import torch
 import nets
 import opsin
 import reference
-from opsin.canvas import COLOUR
+from opsin.optimise.canvas import COLOUR
 
 NET = nets.plain()
 MODEL = nets.model(NET)
@@ -44,7 +44,7 @@ def test_starts_from_faint_noise_in_the_spectrum_of_decorrelated_colours():
 def test_the_first_step_of_adam_moves_every_number_of_the_spectrum_uphill_by_the_rate():
     start, rate = noise(0)[0], 0.05
     result = opsin.feature_visualization(MODEL, target=3, steps=1, rate=rate, **STILL)
-    after = result.state["0.parameters"][0].numpy()
+    after = result.state["feature visualization/parameters"][0].numpy()
     for place in [(0, 0, 0, 0), (0, 1, 2, 1), (1, 3, 1, 0), (2, 0, 4, 1), (1, 15, 2, 0)]:
         moved = start.copy()
         moved[place] += 1e-5

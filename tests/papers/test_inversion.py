@@ -6,8 +6,8 @@ import nets
 import opsin
 import reference
 from nets import MEAN
-from opsin.canvas import Fourier
-from opsin.techniques.inversion import spread
+from opsin.optimise.canvas import Fourier
+from opsin.techniques.optimised.inversion import spread
 
 NET = nets.plain()
 MODEL = nets.model(NET)
@@ -50,14 +50,14 @@ def test_minimises_the_feature_error_the_norm_and_the_total_variation(layer, set
     result = opsin.inversion(MODEL, IMAGES, layers=name, steps=1, seed=3, **settings)
     for index, photo in enumerate(IMAGES):
         expected = loss(start(3), reference.array(photo), layer, **settings)
-        assert -float(result.state["0.scores"][0, index]) == pytest.approx(expected, rel=1e-3)
+        assert -float(result.state[f"{name}/scores"][0, index]) == pytest.approx(expected, rel=1e-3)
 
 
 @pytest.mark.parametrize(("layer", "weight"), [("conv1", 0.5), ("conv2", 5.0), ("fc", 50.0)])
 def test_the_total_variation_weighs_more_with_depth(layer, weight):
     theirs = opsin.inversion(MODEL, IMAGES, layers=layer, steps=1)
     named = opsin.inversion(MODEL, IMAGES, layers=layer, steps=1, variation_weight=weight)
-    assert torch.equal(theirs.state["0.scores"], named.state["0.scores"])
+    assert torch.equal(theirs.state[f"{layer}/scores"], named.state[f"{layer}/scores"])
 
 
 def test_numbers_are_the_errors_of_the_features_and_of_the_picture():
@@ -78,7 +78,7 @@ def test_the_score_rises_and_the_features_come_nearer():
         opsin.inversion(MODEL, IMAGES, layers="relu2", steps=steps, norm_weight=0.0, variation_weight=0.0)
         for steps in (2, 60)
     )
-    assert (many.state["0.scores"][-1] > many.state["0.scores"][0]).all()
+    assert (many.state["relu2/scores"][-1] > many.state["relu2/scores"][0]).all()
     assert (many.numbers["relu2 feature error"] < 0.5 * few.numbers["relu2 feature error"]).all()
 
 

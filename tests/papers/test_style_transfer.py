@@ -6,7 +6,7 @@ from torch import nn
 import nets
 import opsin
 import reference
-from opsin.techniques import style_transfer as module
+from opsin.techniques.texture import style_transfer as module
 
 NET = nets.plain()
 MODEL = nets.model(NET)

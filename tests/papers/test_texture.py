@@ -7,8 +7,8 @@ from torch import nn
 import nets
 import opsin
 import reference
-from opsin.pooling import AveragePooling
-from opsin.techniques.texture import first_activations
+from opsin.network.shortcuts.pooling import AveragePooling
+from opsin.optimise.textures import first_activations
 
 NET = nets.plain()
 MODEL = nets.model(NET)

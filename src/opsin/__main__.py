@@ -1,0 +1,5 @@
+"""`python -m opsin` is the `opsin` command."""
+
+from opsin.cli.main import main
+
+main()

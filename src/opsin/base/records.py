@@ -1,0 +1,83 @@
+"""What stands beside a result in JSON: written for others to read, read as data that may be hostile."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from opsin.base.errors import InputError
+from opsin.base.files import MIB, read_regular
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+import functools
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
+
+T = TypeVar("T")
+LARGEST = 256 * MIB  # bytes of a JSON file; tables of a collection's findings are the longest
+
+
+@dataclass(frozen=True)
+class Record:
+    """How a result was made: enough to make it again."""
+
+    technique: str
+    paper: str
+    arguments: Mapping[str, Any]
+    model: Mapping[str, Any]
+    versions: Mapping[str, str]
+    notes: tuple[str, ...] = ()
+
+
+def as_json(value: object) -> str:
+    """Valid JSON: numbers that are not finite are null, and what is no Unicode in a text is escaped."""
+
+    def valid(part: object) -> object:
+        if isinstance(part, Mapping):
+            return {valid(key): valid(inner) for key, inner in part.items()}
+        if isinstance(part, list | tuple):
+            return [valid(inner) for inner in part]
+        if isinstance(part, str):
+            return part.encode("utf-8", "backslashreplace").decode()
+        return None if isinstance(part, float) and not math.isfinite(part) else part
+
+    return json.dumps(valid(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def read_json(path: Path, shape: type[T]) -> T:
+    """What a JSON file says, as a `shape`: a dataclass, a `TypedDict` or a mapping.
+
+    Raises `InputError`, naming the file and the first fault, where it is no regular file, no JSON, or of
+    another shape.
+    """
+    from pydantic import TypeAdapter, ValidationError  # noqa: PLC0415 (slow)
+
+    try:
+        return TypeAdapter(shape).validate_json(read_regular(path, LARGEST), strict=True)
+    except ValidationError as error:
+        raise InputError(f"{path} is damaged: {first_fault(error)}") from error
+
+
+def first_fault(error: "ValidationError") -> str:
+    """The first thing that was wrong, with where it stands."""
+    fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    where = ".".join(map(str, fault["loc"]))
+    return f"{where}: {fault['msg']}" if where else fault["msg"]
+
+
+PACKAGES = ("opsin", "torch", "torchvision", "timm", "numpy", "pillow")
+
+
+@functools.cache
+def versions(packages: tuple[str, ...]) -> dict[str, str]:
+    """The version of each package that is installed."""
+    found = {}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:  # run from a source tree that is not installed
+            found[package] = "unknown"
+    return found

@@ -1,0 +1,60 @@
+"""What the climbs of one technique leave behind, so that a stopped one can be resumed."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from opsin.base.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from opsin.results.pictures import Pictures
+
+DAMAGED = "the saved state is damaged: "
+RESULT = ("parameters", "number", "generator", "scores", "finished")  # what is kept of a climb that has ended
+
+
+@dataclass
+class Trail:
+    """The states of a technique's climbs by their labels; flat, they are named `label/array`.
+
+    `saved` holds those of an earlier run. `result` makes a result that can be resumed of images, a caption
+    and the trail. `stopped` says where a climb was ended early; it is empty while none was.
+    """
+
+    saved: "Mapping[str, Tensor]" = field(default_factory=dict)
+    result: "Callable[[Tensor, str, Trail], Pictures] | None" = None
+    states: "dict[str, dict[str, Tensor]]" = field(default_factory=dict)
+    stopped: str = ""
+
+    def saved_state(self, label: str) -> "dict[str, Tensor]":
+        """What an earlier run left of the climb of this label; empty where it left nothing."""
+        if label in self.states:
+            raise ValueError(f"two climbs of one technique are labelled {label!r}")
+        return {
+            name.rpartition("/")[2]: value
+            for name, value in self.saved.items()
+            if name.rpartition("/")[0] == label
+        }
+
+    def with_state(self, label: str, state: "dict[str, Tensor]") -> "Trail":
+        """The trail with the state of one more climb."""
+        return replace(self, states={**self.states, label: state})
+
+    def flat(self) -> "dict[str, Tensor]":
+        """All states; of a finished climb, its result alone."""
+        arrays: dict[str, Tensor] = {}
+        for label, state in self.states.items():
+            keys = RESULT if bool(state["finished"]) else state
+            arrays |= {f"{label}/{key}": state[key].cpu() for key in keys}
+        return arrays
+
+
+def unfinished(arrays: "Mapping[str, Tensor]") -> str:
+    """The label of the climb at which a saved state stopped. Raises `InputError` where there is not one."""
+    states = {name.rpartition("/")[0]: value for name, value in arrays.items() if name.endswith("/finished")}
+    labels = [label for label, value in states.items() if not value.any()]
+    if len(labels) != 1:
+        raise InputError(f"{DAMAGED}{len(labels)} of its {len(states)} climbs are unfinished, not one")
+    return labels[0]

@@ -1,0 +1,110 @@
+"""A command for each technique."""
+
+from collections.abc import Callable
+from typing import Any, get_args
+
+import click
+from click.core import ParameterSource
+
+from opsin.cli.inputs import batches, default_model, open_photos, whole_photos
+from opsin.cli.networks import is_model, print_layers
+from opsin.cli.options import ANIMATION, EVERY, OUT, WEIGHTS, model_option
+from opsin.cli.output import each, finish, say_resumable, write
+from opsin.cli.watch import progress
+from opsin.registry import catalogue
+from opsin.registry.kinds import Parameter
+
+
+def technique_command(name: str) -> click.Command:
+    """The command of a technique: its photos, its settings as options, its output folder."""
+    technique = catalogue.declared(name)
+
+    def run(
+        model_name: str,
+        weights: str | None,
+        folder: str | None,
+        photos: tuple[str, ...] = (),
+        every: int | None = None,
+        animation: str = "webp",
+        **settings: Any,
+    ) -> None:
+        if name == "layers" and is_model(photos):
+            context = click.get_current_context()
+            given = {
+                p for p in context.params if context.get_parameter_source(p) is ParameterSource.COMMANDLINE
+            }
+            if unused := given - {"photos", "weights"}:
+                options = ", ".join(f"--{one.removesuffix('_name')}" for one in sorted(unused))
+                raise click.UsageError(f"listing the layers of a model takes no {options}")
+            print_layers(photos[0], weights)
+            return
+        from opsin.base.folders import interrupted, writing
+        from opsin.base.headings import headings
+        from opsin.objectives.parsing import one_each
+
+        place = folder or name
+        for key, parameter in technique.parameters.items():
+            if parameter.arg.role == "images":
+                settings[key] = whole_photos(settings[key])
+        if technique.iterative and interrupted(place):
+            say_resumable(place)
+        with writing(place) as fresh, progress(every, iterative=technique.iterative) as watch:
+            opened = open_photos(photos, settings.get("target"))  # a wrong one is told first
+            model = default_model(model_name, weights, photos)
+            pieces = batches(opened, model, technique.photos) if technique.takes_images else [()]
+            goals = one_each(settings.get("target"), model, len(pieces)) if len(pieces) > 1 else []
+            names = headings([name for name, _ in opened]) if len(pieces) > 1 else ["."]
+            for heading, inner in each(names, fresh, watch):
+                number = names.index(heading)
+                if goals and "target" in settings:
+                    settings["target"] = goals[number]
+                result = catalogue.get(name).run(model, *pieces[number], **settings)
+                write(result, watch.frames, inner, animation)
+        finish(place, watch)
+
+    about = f"{technique.summary}\n\n{technique.reading}\n\n{technique.paper}"
+    command: click.Command = click.Command(name, callback=run, help=about, short_help=technique.summary)
+    if name == "layers":
+        command.epilog = (
+            "Given a MODEL in place of photos, it lists the network's layers: opsin layers timm:resnet18"
+        )
+    network = model_option(technique.network, *([] if technique.takes_images else [""]))
+    arguments: list[Callable[[Any], Any]] = [network, WEIGHTS, OUT]
+    if technique.iterative:
+        arguments += [EVERY, ANIMATION]
+    if technique.takes_images:
+        metavar = "MODEL | PHOTOS..." if name == "layers" else None
+        arguments.append(
+            click.argument("photos", nargs=-1, required=True, type=click.Path(), metavar=metavar)
+        )
+    for decorate in arguments:
+        decorate(command)
+    command.params[1:1] = [_option(parameter) for parameter in technique.parameters.values()]
+    return command
+
+
+def _option(parameter: Parameter) -> click.Option:
+    flag = parameter.name.replace("_", "-")
+    names = [f"--{flag}"]
+    kind = parameter.type
+    several = parameter.arg.role == "images"
+    if parameter.arg.role in ("target", "layer", "layers"):
+        names.append(f"-{parameter.name[0]}")
+        kind = str
+    elif several:
+        kind = click.Path()
+    elif type(None) in get_args(kind):
+        kind = next(one for one in get_args(kind) if one is not type(None))
+    elif kind is bool:
+        names = [f"--{flag}/--no-{flag}"]
+    default = {} if parameter.required or several else {"default": parameter.default}
+    shown = default.get("default") is not None
+    return click.Option(
+        names,
+        type=click.Choice(parameter.choices) if parameter.choices else kind,
+        required=parameter.required,
+        multiple=several,
+        show_default=shown,
+        help=f"{parameter.arg.help[0].upper()}{parameter.arg.help[1:]}.",
+        **default,
+    )

@@ -1,0 +1,136 @@
+"""What the commands share: options, and the photos and networks that they name."""
+
+import json
+import shlex
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+
+from opsin.base.errors import InputError
+from opsin.base.files import read_regular
+from opsin.base.folders import RECORD
+from opsin.base.records import LARGEST
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
+    from opsin.collection.files.source import Source
+    from opsin.collection.store.store import Collection
+    from opsin.network.model import Model
+
+Opened = Callable[[], "Image"]
+HELD = 32  # photos that are held decoded
+
+
+def open_model(name: str, weights: str | None) -> "Model":
+    """The network that an option names."""
+    from opsin.zoo.by_name import load
+
+    return load(name, weights=weights)
+
+
+def reopen_model(known: Mapping[str, Any], name: str | None, weights: str | None, folder: str) -> "Model":
+    """The network that the record in a folder names, unless the options name another.
+
+    The folder may come from anybody. Networks that are known by name are opened again; a file of code is run,
+    or a network fetched from a hub, only where the user names it.
+    """
+    from opsin.zoo.by_name import reopens
+
+    if name is not None:
+        return open_model(name, weights)
+    loaded = known.get("load")
+    if not loaded:
+        raise click.UsageError(
+            f"{known.get('name')} was made in Python: name it with --model FILE.py:FACTORY"
+        )
+    if not (isinstance(loaded, list) and len(loaded) <= 2 and all(isinstance(word, str) for word in loaded)):
+        raise InputError(f"{folder} is damaged: the network that it names is {loaded!r}")
+    network, *saved = loaded
+    if not reopens(network):
+        words = ["--model", network, *(["--weights", saved[0]] if saved else [])]
+        raise InputError(
+            f"{folder} was made with {network}, which is code or comes from a hub: "
+            f"if you trust it, name it with {shlex.join(words)}"
+        )
+    if weights is None and saved not in ([], ["random"]):
+        click.echo(f"opsin: reading the weights {saved[0]}, which {folder} names", err=True)
+    return open_model(network, weights or next(iter(saved), None))
+
+
+def default_model(name: str, weights: str | None, folders: Iterable[str | None]) -> "Model":
+    """The network that the options name; where they name none, that of the first collection among folders."""
+    given = click.get_current_context().get_parameter_source("model_name")
+    for folder in folders:
+        if given is ParameterSource.DEFAULT and folder is not None and is_collection(folder):
+            return reopen_model(open_collection(folder).about.model, None, weights, folder)
+    return open_model(name, weights)
+
+
+def open_collection(folder: str) -> "Collection":
+    """The collection that an option names."""
+    from opsin.collection.store.store import Collection
+
+    return Collection(folder)
+
+
+def open_photos(photos: tuple[str, ...], target: str | None = None) -> "list[tuple[str, Opened]]":
+    """The photos, those in folders, and those of collections that show the target, with their names.
+
+    Of many, few are held decoded. Those in files and folders have been looked at: they can be read.
+    """
+    from opsin.images.photos import decoded, folder_photos, open_photo
+
+    def read(source: "Source", at: str) -> "Image":
+        return decoded(source.read(at), at)
+
+    opened = lru_cache(HELD)(open_photo)
+    found: list[tuple[str, Opened]] = []
+    for path in photos:
+        if not path:
+            raise InputError("the name of a photo is empty")
+        if is_collection(path):
+            collection = open_collection(path)
+            if not len(collection):
+                raise InputError(f"{path} holds no images yet")
+            found += [(r.name, partial(read, collection.source, r.path)) for r in collection.showing(target)]
+        else:
+            for one in folder_photos(path):
+                opened(one)
+                found.append((one.name, partial(opened, one)))
+    return [(name.encode("utf-8", "backslashreplace").decode(), photo) for name, photo in found]
+
+
+def is_collection(path: str) -> bool:
+    """Whether a folder is a collection, told without opening its tables."""
+    try:
+        record = read_regular(Path(path) / RECORD, LARGEST)
+        about = json.loads(record.decode("utf-8", "surrogateescape"))
+    except (ValueError, RecursionError):  # InputError is a ValueError
+        return False
+    return isinstance(about, dict) and about.get("kind") == "Collection"
+
+
+def batches(opened: "list[tuple[str, Opened]]", model: "Model", photos: str) -> "list[tuple[Tensor]]":
+    """The photos as a technique gets them from the command line."""
+    import torch
+
+    from opsin.images.tensors import fit, whole
+
+    if photos == "whole":
+        return [(whole(photo()),) for _, photo in opened]
+    fitted = torch.stack([fit(photo(), model) for _, photo in opened])
+    return [(fitted,)] if photos == "together" else [(one,) for one in fitted.split(1)]
+
+
+def whole_photos(paths: tuple[str, ...]) -> "list[Tensor]":
+    """Photos at their own size."""
+    from opsin.images.photos import open_photo
+    from opsin.images.tensors import whole
+
+    return [whole(open_photo(path)) for path in paths]

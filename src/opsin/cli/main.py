@@ -1,0 +1,246 @@
+"""The command line: one command a technique, made from the registry."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from opsin.base.errors import OpsinError
+from opsin.cli.collections import COMMANDS
+from opsin.cli.from_registry import technique_command
+from opsin.cli.inputs import (
+    batches,
+    default_model,
+    open_collection,
+    open_photos,
+    reopen_model,
+)
+from opsin.cli.options import (
+    ANIMATION,
+    DEFAULT_MODEL,
+    EVERY,
+    OUT,
+    PHOTOS,
+    WEIGHTS,
+    check_folder_name,
+    model_option,
+)
+from opsin.cli.output import each, finish, keep_animation, say_not_begun, write
+from opsin.cli.signals import end, exit_code, handling
+from opsin.cli.watch import progress
+from opsin.registry import catalogue
+
+
+class Commands(click.Group):
+    """The fixed commands and, from the registry, one a technique; errors are told without a traceback."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: D102
+        return [*super().list_commands(ctx), *catalogue.names()]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: D102
+        fixed = super().get_command(ctx, cmd_name)
+        if fixed is not None or cmd_name not in catalogue.names():
+            return fixed
+        return technique_command(cmd_name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: D102
+        fixed = [
+            (name, self.commands[name].get_short_help_str(limit=200)) for name in super().list_commands(ctx)
+        ]
+        for title, rows in (("Commands", fixed), ("Techniques", list(catalogue.names().items()))):
+            with formatter.section(title):
+                formatter.write_dl(rows)
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:  # noqa: D102
+        if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
+            from opsin.base.errors import unknown
+
+            raise unknown("command", args[0], self.list_commands(ctx))
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="opsin")
+def cli() -> None:
+    """Show what a vision network sees.
+
+    Start with: opsin explain photo.jpg
+    """
+
+
+for command in COMMANDS:
+    cli.add_command(command)
+
+
+def main() -> None:
+    """The entry point of the `opsin` command: what is wrong with the input ends with exit code 2."""
+    try:
+        with handling(end):
+            cli.main(standalone_mode=False)
+    except OpsinError as error:
+        click.echo(f"opsin: {error}", err=True)
+        sys.exit(2)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except (click.Abort, KeyboardInterrupt) as error:
+        click.echo("opsin: cancelled, nothing was written", err=True)
+        sys.exit(exit_code(error.__cause__ or error))  # click makes an Abort of an interrupt
+
+
+@cli.command()
+@PHOTOS
+@model_option(DEFAULT_MODEL)
+@WEIGHTS
+@click.option(
+    "--target",
+    "-t",
+    default=None,
+    help="Class name or index, layer:channel, layer:channel@row,column, or a sum.",
+)
+@click.option("--layer", "-l", default=None, help="Layer for the techniques that take one.")
+@click.option(
+    "--technique",
+    "techniques",
+    multiple=True,
+    help="Run this one (may be repeated) in place of all that cost little.",
+)
+@click.option(
+    "--collection", type=click.Path(), default=None, help="Show what looks alike in it: see `opsin scan`."
+)
+@OUT
+def explain(
+    photos: tuple[str, ...],
+    model_name: str,
+    weights: str | None,
+    target: str | None,
+    layer: str | None,
+    techniques: tuple[str, ...],
+    collection: str | None,
+    folder: str | None,
+) -> None:
+    """Explain photos on one page: the top classes, then every technique side by side."""
+    for name in techniques:
+        catalogue.declared(name)
+    from opsin.base.folders import writing
+    from opsin.pages.explain import explain as run
+
+    place = folder or "explain"
+    with writing(place) as fresh:
+        alike = open_collection(collection) if collection else None
+        opened = open_photos(photos, target)  # a wrong one is told before a network is built
+        model = default_model(model_name, weights, (collection, *photos))
+        ((images,),) = batches(opened, model, "together")
+        names = [name for name, _ in opened]
+        with progress(iterative=False):
+            report = run(
+                model,
+                images,
+                target=target,
+                layer=layer,
+                techniques=list(dict.fromkeys(techniques)) or None,
+                names=names,
+                collection=alike,
+            )
+            report.write_into(fresh)
+    click.echo(Path(place) / "index.html")
+
+
+@cli.command()
+def techniques() -> None:
+    """List every technique with its paper and its cost."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("technique", "passes", "what it is", "paper", box=None, pad_edge=False)
+    for technique in map(catalogue.declared, catalogue.names()):
+        table.add_row(technique.name, str(technique.cost), technique.summary, technique.paper)
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
+@cli.command()
+@click.argument("family", required=False, type=click.Choice(["timm", "torchvision"]))
+def models(family: str | None) -> None:
+    """List the zoo; with FAMILY, every network that timm or torchvision has by name."""
+    from opsin.zoo import building, by_name
+
+    if family is not None:
+        click.echo("\n".join(f"{family}:{name}" for name in building.available(family)))
+        return
+    for name, entry in by_name.ZOO.items():
+        click.echo(f"{name:24} {entry.about}")
+    for form, about in by_name.FORMS.items():
+        click.echo(f"{form:24} {about}")
+
+
+@cli.command()
+@click.option(
+    "--out",
+    "-o",
+    "folder",
+    default="gallery",
+    show_default=True,
+    callback=check_folder_name,
+    help="Output folder.",
+)
+def gallery(folder: str) -> None:
+    """Make one page with a picture of every technique, on sample photos."""
+    from opsin.pages.gallery import gallery as run
+
+    with progress(iterative=False):
+        click.echo(run(folder))
+
+
+@cli.command()
+@click.argument("result", type=click.Path())
+@model_option(None, "By default the result's own.")
+@WEIGHTS
+@click.option(
+    "--steps",
+    type=click.IntRange(1),
+    default=None,
+    help="Of each climb, in all; those that were finished stay. By default as at first.",
+)
+@EVERY
+@ANIMATION
+@click.option(
+    "--out",
+    "-o",
+    "folder",
+    default=None,
+    callback=check_folder_name,
+    help="Output folder; by default the result's own.",
+)
+def resume(
+    result: str,
+    model_name: str | None,
+    weights: str | None,
+    steps: int | None,
+    every: int | None,
+    animation: str,
+    folder: str | None,
+) -> None:
+    """Go on with pictures that were stopped, or climb further: RESULT is their folder.
+
+    It may be the output folder of a command that was killed, or of one that made pictures of several photos.
+    """
+    from opsin.base.folders import writing
+    from opsin.base.resuming import not_begun, parts
+    from opsin.registry.resuming import resume as go_on
+    from opsin.results.result import Result
+
+    stored = parts(result)
+    loaded = {name: Result.load(part) for name, part in stored.items()}
+    first = next(iter(loaded.values()))
+    if first.record is None:
+        raise click.UsageError(f"{result} does not say how it was made")
+    model = reopen_model(first.record.model, model_name, weights, result)
+    place, absent = folder or result, not_begun(result)
+    with writing(place) as fresh, progress(every) as watch:
+        for name, inner in each(loaded, fresh, watch, absent):
+            write(go_on(loaded[name], model, steps=steps), watch.frames, inner, animation)
+            keep_animation(stored[name], inner)
+    if watch.ended_by is None:
+        say_not_begun(absent)
+    finish(place, watch)

@@ -1,0 +1,148 @@
+"""The images that look alike to a network."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from opsin.base.errors import InputError, at_least
+from opsin.base.headings import headings
+from opsin.base.job import noting, tell
+from opsin.collection.ask.approximate import Metric
+from opsin.collection.ask.coarse import QUERIES
+from opsin.collection.ask.search import nearest
+from opsin.collection.ask.wording import record, seen_as
+from opsin.collection.store.store import Collection, opened
+from opsin.images import colour, tensors
+from opsin.network.batches import chunks, pooled
+from opsin.network.model import Model
+from opsin.results.findings import Findings, Shot, Table
+
+PAPER = "Krizhevsky, Sutskever, Hinton: ImageNet Classification with Deep CNNs, 2012 (figure 4)"
+KNN_PAPER = "Cover, Hart: Nearest Neighbor Pattern Classification, 1967"
+MOST_SHOWN = 20  # labels whose accuracy the page lists
+
+
+def neighbours(
+    model: Model,
+    collection: Collection | str | Path,
+    photos: Float[Tensor, "n 3 h w"],
+    *,
+    k: int = 10,
+    layer: str | None = None,
+    metric: Metric = "cosine",
+    index: bool = False,
+    names: Sequence[str] | None = None,
+) -> Findings:
+    """The images of a collection nearest to photos in a layer's pooled features: f = mean over positions.
+
+    The distance is 1 - cos(f, f') or |f - f'|, the search exact unless an `index` is asked for, or needed
+    because the features have outgrown the memory. By default the layer is the collection's first. `names`
+    are the photos' headings.
+
+    Raises `InputError` on a collection of another network, layer or preprocessing.
+    """
+    collection = opened(collection)
+    collection.check(model)
+    tensors.check(photos)
+    at_least(1, k=k)
+    layer = collection.about.layers[collection.layer(layer)].name
+    titles = headings(names or [f"photo {i}" for i in range(len(photos))])
+    if len(titles) != len(photos):
+        raise InputError(f"{len(titles)} names for {len(photos)} photos")
+    with noting() as notes:
+        found = nearest(collection, pooled(model, photos, layer), k, layer=layer, metric=metric, index=index)
+    shots, facts = [], []
+    for title, photo, places, distances in zip(titles, photos, found.rows, found.distances, strict=True):
+        shots.append(Shot.of(title, "the photo", colour.photo(photo), lead=True))
+        kept = places[places >= 0].tolist()
+        rows = collection.rows(kept)
+        said = []
+        for row, distance in zip(rows, distances.tolist(), strict=False):
+            shots.append(
+                Shot(title, f"{distance:.3f}  {row.name}  {seen_as(collection, row)}", row.thumbnail)
+            )
+            seen = collection.label(row.classes[0]) if row.classes else None
+            said.append({"path": row.name, "distance": distance, "label": row.label, "class": seen})
+        facts.append({"photo": title, "neighbours": said})
+    settings = {"k": k, "layer": layer, "metric": metric, "index": index}
+    return Findings(
+        f"Nearest to {titles[0]}" if len(titles) == 1 else f"Nearest to {len(titles)} photos",
+        f"The nearest of {len(collection):,} images by {metric} distance of their features at {layer}.",
+        tuple(shots),
+        facts={**settings, "photos": facts},
+        record=record(collection, "neighbours", PAPER, settings, notes),
+    )
+
+
+def leave_one_out(
+    collection: Collection | str | Path, *, k: int = 10, layer: str | None = None, metric: Metric = "cosine"
+) -> Findings:
+    """How often the label that most of an image's k nearest others have is its own.
+
+    Where labels are equally many, that of the nearest counts. Images without a label take no part.
+
+    Raises `InputError` where fewer than two images have one.
+    """
+    at_least(1, k=k)
+    collection = opened(collection)
+    layer = collection.about.layers[collection.layer(layer)].name
+    labels, ids = collection.labels(), collection.ids().tolist()
+    own = [labels.get(one) for one in ids]
+    rows = [row for row, label in enumerate(own) if label is not None]
+    if len(rows) < 2:
+        raise InputError(
+            f"{len(rows)} of {len(own)} images have a label in {collection.folder}: see `opsin scan --labels`"
+        )
+    values = torch.from_numpy(collection.features(layer))
+    votes = {}
+    with noting() as notes:
+        for part in chunks(len(rows), QUERIES):
+            tell("leave one out", part.start, len(rows))
+            for row, members in _others(collection, values, rows[part], own, k, layer, metric).items():
+                counts = Counter(own[one] for one in members)
+                if members:  # features that are not numbers are near to nothing
+                    votes[row] = max(members, key=lambda one: counts[own[one]])  # of equals the nearest
+    right = Counter(str(own[row]) for row, chosen in votes.items() if own[chosen] == own[row])
+    of = Counter(str(own[row]) for row in rows)
+    accuracy = sum(right.values()) / len(rows)
+    worst = sorted(of, key=lambda label: (right[label] / of[label], -of[label], label))[:MOST_SHOWN]
+    table = Table(
+        "The labels that are found worst",
+        ("label", "images", "found"),
+        tuple((collection.named(one), of[one], f"{right[one] / of[one]:.0%}") for one in worst),
+    )
+    settings = {"k": k, "layer": layer, "metric": metric}
+    return Findings(
+        f"{accuracy:.1%} of labels are their neighbours'",
+        f"Each of {len(rows):,} labelled images is given the label that most of its {k} nearest others have, "
+        f"by the {metric} distance of their features at {layer}.",
+        (),
+        (table,),
+        facts={**settings, "images": len(rows), "accuracy": accuracy},
+        record=record(collection, "leave_one_out", KNN_PAPER, settings, notes),
+    )
+
+
+def _others(
+    collection: Collection,
+    values: Float[Tensor, "n d"],
+    rows: Sequence[int],
+    labels: Sequence[str | None],
+    k: int,
+    layer: str,
+    metric: Metric,
+) -> dict[int, list[int]]:
+    """Of each row the k nearest others that have a label; asked for more where some have none."""
+    found: dict[int, list[int]] = {}
+    todo, wanted = list(rows), k + 1
+    while todo:
+        near = nearest(collection, values[todo], wanted, layer=layer, metric=metric).rows.tolist()
+        for row, places in zip(todo, near, strict=True):
+            found[row] = [p for p in places if p not in (row, -1) and labels[p] is not None][:k]
+        todo = [row for row in todo if len(found[row]) < k and wanted < len(labels)]
+        wanted *= 2
+    return found

@@ -1,0 +1,1 @@
+"""A network runs once over all photos."""

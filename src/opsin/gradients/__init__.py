@@ -1,0 +1,1 @@
+"""Derivatives, and the rules that change what a rectifier passes back."""

@@ -1,0 +1,1 @@
+"""Photos from files, images as tensors, colours."""

@@ -1,0 +1,165 @@
+"""Photo files, without torch, so that a process that only decodes starts at once."""
+
+import io
+import os
+import re
+import warnings
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from opsin.base.errors import InputError
+from opsin.base.files import MIB, missing, read_regular
+
+LARGEST_FILE = 512 * MIB  # bytes of a photo's file: as many pixels as Pillow opens, uncompressed in 8-bit RGB
+LARGEST_FILE_VARIABLE = "OPSIN_LARGEST_FILE"  # of the environment, which processes that decode inherit
+RAISING = f"; {LARGEST_FILE_VARIABLE} in the environment sets another number of bytes"
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"})
+MIN_SIDE = 8  # pixels; below this a photo shows nothing, and resizing it would invent a picture
+WHITES = (1, 255, 65535)  # of 32-bit and float greys, which do not say theirs: the least that holds them
+WIDEST = 64  # of a longer photo only the middle can be seen behind the centre crop, so only that is resized
+PROGRAMS = ("EPS",)  # which Pillow would have Ghostscript run
+BACKGROUND = (255, 255, 255)  # what shows through transparent pixels
+
+
+@runtime_checkable
+class Frame(Protocol):
+    """How a photo is cut and resized for a network; a `Model` is one."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+
+    @property
+    def crop(self) -> float:
+        """The share of the resized photo that is kept."""
+
+    @property
+    def interpolation(self) -> str:
+        """The name of Pillow's filter."""
+
+    @property
+    def squash(self) -> bool:
+        """Whether the whole photo is resized to a square."""
+
+
+def open_photo(path: str | Path) -> Image.Image:
+    """A photo as upright 8-bit RGB. Raises `InputError` on what cannot be read, saying why."""
+    if not os.path.lexists(path):
+        raise missing("file", Path(path))
+    return decoded(photo_bytes(path, str(path)), str(path))
+
+
+def photo_bytes(path: str | Path, name: str) -> bytes:
+    """The bytes of a photo's file, which errors call `name`.
+
+    Raises `InputError` on what is no regular file (a pipe, a device), and beyond `largest_file()`.
+    """
+    return read_regular(path, largest_file(), name, RAISING)
+
+
+def largest_file() -> int:
+    """The most bytes of a photo's file: `LARGEST_FILE`, or what `OPSIN_LARGEST_FILE` in the environment says.
+
+    Raises `InputError` where that is no number of bytes.
+    """
+    said = os.environ.get(LARGEST_FILE_VARIABLE, str(LARGEST_FILE))
+    if not re.fullmatch(r"[1-9][0-9]{0,17}", said):
+        raise InputError(f"{LARGEST_FILE_VARIABLE} is a number of bytes, above zero, not {said!r}")
+    return int(said)
+
+
+def decoded(data: bytes, name: str) -> Image.Image:
+    """The bytes of a photo as upright 8-bit RGB. Raises `InputError` if it is not one, saying why.
+
+    How many pixels a photo may have is Pillow's to say: twice `PIL.Image.MAX_IMAGE_PIXELS`.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of odd metadata in photos that it reads well
+            with Image.open(io.BytesIO(data)) as photo:
+                if photo.format in PROGRAMS:
+                    raise InputError(f"{name} is {photo.format}, which is a program: it is not run")
+                w, h = photo.size
+                if min(w, h) < MIN_SIDE:
+                    raise InputError(
+                        f"{name} is {w}x{h} pixels: a photo needs at least {MIN_SIDE} on each side"
+                    )
+                return _rgb(ImageOps.exif_transpose(photo), name)
+    except Image.DecompressionBombError as error:
+        raise InputError(f"{name} is too large: {error}") from error
+    except UnidentifiedImageError as error:
+        raise InputError(f"{name} is not an image that Pillow can read") from error
+    except InputError:
+        raise
+    except MemoryError:
+        raise InputError(f"{name} is too large for the memory") from None
+    except Exception as error:  # of broken files Pillow raises many kinds, struct.error and TypeError too
+        raise InputError(f"{name} cannot be read: {error}") from error
+
+
+def folder_photos(path: str | Path) -> list[Path]:
+    """The path itself, or the images in it, by name, if it is a folder: of these only the regular files.
+
+    Raises `InputError` if there are none, and on a folder that cannot be listed.
+    """
+    path = Path(path)
+    if not os.path.isdir(path):  # noqa: PTH112 (does not raise on a name that no file can have)
+        return [path]
+    try:
+        named = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
+        photos = [file for file in named if file.is_file() or not file.exists()]  # a link to nothing is told
+    except OSError as error:
+        raise InputError(f"{path} cannot be listed: {error.strerror or error}") from error
+    if not photos:
+        skipped = f"; no regular files: {', '.join(file.name for file in named)}" if named else ""
+        raise InputError(f"{path} is a folder without images ({', '.join(sorted(SUFFIXES))}){skipped}")
+    return photos
+
+
+def fitted(photo: Image.Image, frame: Frame) -> NDArray[np.uint8]:
+    """Resize and centre-crop a photo: (h, w, 3) bytes."""
+    height, width = frame.size
+    if not frame.squash and max(photo.size) > WIDEST * min(photo.size) * max(frame.size) / min(frame.size):
+        keep = [min(side, WIDEST * min(photo.size)) for side in photo.size]
+        left, top = ((side - kept) // 2 for side, kept in zip(photo.size, keep, strict=True))
+        photo = photo.crop((left, top, left + keep[0], top + keep[1]))
+    h, w = int(height / frame.crop), int(width / frame.crop)  # what the crop is the centre of
+    if frame.squash:
+        size = (w, h)
+    elif h * photo.width >= w * photo.height:
+        size = (max(w, int(h * photo.width / photo.height)), h)
+    else:
+        size = (w, max(h, int(w * photo.height / photo.width)))
+    resized = photo.resize(size, Image.Resampling[frame.interpolation.upper()])
+    left, top = round((size[0] - width) / 2), round((size[1] - height) / 2)
+    return np.array(resized.crop((left, top, left + width, top + height)))
+
+
+def _rgb(photo: Image.Image, name: str) -> Image.Image:
+    if photo.mode in ("I", "F") or photo.mode.startswith("I;16"):
+        return _from_deep(photo, name)
+    if photo.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in photo.info:
+        layer = photo.convert("RGBA")
+        ground = Image.new("RGBA", layer.size, (*BACKGROUND, 255))
+        return Image.alpha_composite(ground, layer).convert("RGB")
+    return photo.convert("RGB")
+
+
+def _from_deep(photo: Image.Image, name: str) -> Image.Image:
+    """A photo of 16-bit, 32-bit or float greys, whose black is zero, in 8 bits."""
+    greys = np.asarray(photo, np.float32)
+    low, high = float(greys.min()), float(greys.max())
+    if not (low >= 0 and high < np.inf):  # which NaN is not either
+        wrong = int((~np.isfinite(greys) | (greys < 0)).sum())
+        raise InputError(
+            f"{name} holds greys from {low:g} to {high:g}, {wrong:,} of {greys.size:,} of them negative or "
+            "not finite: a photo's are zero or more"
+        )
+    white = (
+        65535 if photo.mode.startswith("I;16") else next((white for white in WHITES if high <= white), high)
+    )
+    return Image.fromarray((greys / white * 255).clip(0, 255).round().astype(np.uint8)).convert("RGB")

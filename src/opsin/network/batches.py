@@ -1,0 +1,38 @@
+"""How many images at once."""
+
+from collections.abc import Iterator
+from math import prod
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from opsin.network.model import Model
+
+# Forward passes without a graph: on CPUs, larger batches fall out of the cache (benchmarks/attribution.py
+# measures 4 to 64); on accelerators they only have to fit.
+CPU_BATCH = 8
+MAX_BATCH = 64
+BUSY_LAYERS = 4  # so many of the largest activations are alive at once in a forward, at most
+MEMORY_SHARE = 0.5
+
+
+def forward_batch(model: Model, images: Float[Tensor, "n 3 h w"]) -> int:
+    """How many images of this size to push through at once on the model's device."""
+    if model.device.type != "cuda":
+        return CPU_BATCH
+    scale = prod(images.shape[-2:]) / prod(model.size)
+    largest = max(prod(call.shape) for call in model.calls.values()) * scale * model.dtype.itemsize
+    free = torch.cuda.mem_get_info(model.device)[0] * MEMORY_SHARE
+    return int(min(MAX_BATCH, max(1, free // (BUSY_LAYERS * largest))))
+
+
+def chunks(total: int, size: int) -> Iterator[slice]:
+    """Slices that cover `range(total)`, each at most `size` long."""
+    return (slice(start, min(start + size, total)) for start in range(0, total, size))
+
+
+def pooled(model: Model, images: Float[Tensor, "n 3 h w"], layer: str) -> Float[Tensor, "n c"]:
+    """A layer's activations of many images, averaged over positions."""
+    parts = chunks(len(images), forward_batch(model, images))
+    return torch.cat([model.run(images[part], (layer,)).pooled(layer).float().cpu() for part in parts])

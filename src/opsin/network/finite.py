@@ -1,0 +1,77 @@
+"""Where numbers that are not finite begin."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from opsin.base.job import CAUTION, note
+from opsin.network.model import Model
+from opsin.network.outputs import unreadable
+
+LISTED = 4  # parts of a result that a caution names
+
+
+class Scores:
+    """Whether all scores of a target were finite; not all of what a technique makes of them need be."""
+
+    def __init__(self) -> None:
+        self._finite = True
+
+    def see(self, scores: Float[Tensor, " n"]) -> None:
+        """Look at some of them."""
+        self._finite = self._finite and bool(scores.isfinite().all())
+
+    def not_finite(self) -> list[str]:
+        """Their name, where any was not."""
+        return [] if self._finite else ["the target's score"]
+
+
+def caution(model: Model, images: Float[Tensor, "n 3 h w"] | None, parts: Sequence[str]) -> None:
+    """Note which parts of a result hold NaN or infinite numbers, and where on the images these begin.
+
+    Nothing is noted of no parts.
+    """
+    if not parts:
+        return
+    listed = ", ".join(parts[:LISTED]) + (f" and {len(parts) - LISTED} more" if len(parts) > LISTED else "")
+    said = f"{CAUTION}NaN or infinite numbers in {listed}"
+    if images is not None:
+        begins: dict[str, list[str]] = {}
+        for index, image in enumerate(images.split(1)):
+            if begin := origin(model, image):
+                begins.setdefault(begin, []).append(str(index))
+        for begin, indices in begins.items():
+            said += f"; on image {', '.join(indices)} they begin {begin}"
+        if not begins:
+            said += "; every layer is finite: they begin in the target, the gradient or changed images"
+    note(said)
+
+
+def origin(model: Model, image: Float[Tensor, "1 3 h w"]) -> str:
+    """Where in the forward of an image the first number that is not finite arises; empty where none does.
+
+    That is the first call whose output is not finite although its input is, or lies between two calls.
+    """
+    before, begin = "the image", ""
+
+    def see(name: str, given: Any, output: Any) -> None:
+        nonlocal before, begin
+        if begin:
+            return
+        if _finite(output):
+            before = f"layer {name!r}"
+        elif _finite(given):
+            begin = f"in layer {name!r} ({model.calls[name].kind})"
+        else:
+            begin = f"between {before} and layer {name!r}"
+
+    output = model.watch(image, see)
+    return begin or ("" if _finite(output) else f"between {before} and the output")
+
+
+def _finite(values: Any) -> bool:
+    tensors = [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
+    return all(bool(tensor.isfinite().all()) for tensor in tensors if not unreadable(tensor))

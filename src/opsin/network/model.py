@@ -1,0 +1,299 @@
+"""A network with its preprocessing, class names and layer names."""
+
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property, partial
+from types import MappingProxyType
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from opsin.base.errors import InputError, NetworkError, unknown
+from opsin.network.activations import Activations, is_distribution
+from opsin.network.backward import differentiating
+from opsin.network.checks import check_network, check_preprocessing
+from opsin.network.fingerprint import Weighed
+from opsin.network.forward import Forward, Stop
+from opsin.network.outputs import numbers, replaced, unreadable
+from opsin.network.tracing import Call, Trace, no_default_layer, spatial_layers, trace
+from opsin.network.weights import weight_of
+
+_locks: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
+_locks_lock = threading.Lock()
+
+
+class Model:
+    """A network with its preprocessing, class names and layer names, and the one way to run it.
+
+    Images are always (n, 3, h, w) in [0, 1]; the network is given (images - mean) / std, in its own
+    dtype and on its own device. A single mean makes a one-channel (grey) input of the mean over RGB.
+
+    `size` is the side (or height, width) that photos are read at, `crop` the share of the resized
+    photo that the centre crop keeps, `labels` the class names in the output's order. With `squash` the
+    whole photo is resized to a square before the crop, whatever its shape.
+
+    How a layer's output lies is found by experiment (`opsin.tracing`); where no evidence decides, techniques
+    refuse the layer until `layouts` says it: `{"blocks.0": "maps_last"}`, one of `maps` (n, c, h, w),
+    `maps_last` (n, h, w, c), `tokens` (n, h*w, c), `tokens+1` (one token before the positions), `other`.
+
+    A compiled network (`torch.compile(net)`) is run uncompiled. Raises `InputError` on a `network`
+    that is no `nn.Module`, is scripted or made under inference mode, or whose weights are not there yet
+    (lazy, or on the meta device), and on preprocessing that cannot be.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        size: int | tuple[int, int],
+        labels: Sequence[str] | None = None,
+        name: str | None = None,
+        crop: float = 1.0,
+        interpolation: str = "bicubic",
+        squash: bool = False,
+        layouts: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        check_network(network)
+        check_preprocessing(mean, std, size, crop, interpolation, labels)
+        self.network: nn.Module = getattr(network, "_orig_mod", network)
+        self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
+        self.size: tuple[int, int] = (size, size) if isinstance(size, int) else (size[0], size[1])
+        self.labels = tuple(labels) if labels is not None else None
+        self.name = name or type(self.network).__name__
+        self.crop, self.interpolation, self.squash = crop, interpolation, squash
+        self.layouts = dict(layouts)
+        with _locks_lock:
+            self._lock = _locks.setdefault(self.network, threading.RLock())
+        self.loaded: list[str] | None = None  # the name, and the weights, that `opsin.load` was given
+        self._weighed: Weighed | None = None
+        self._overwritten: set[str] = set()  # calls whose output a later operation changes in place
+        self._forward = Forward(self.network, self.name, self.mean, self.std)
+
+    def __repr__(self) -> str:
+        return f"Model({self.name}, {self.size[0]}x{self.size[1]})"
+
+    def __reduce__(self) -> Any:
+        names = ("mean", "std", "size", "labels", "name", "crop", "interpolation", "squash", "layouts")
+        return partial(Model, **{name: getattr(self, name) for name in names}), (self.network,)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network's first parameter lies."""
+        return self._forward.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the network's first floating-point parameter."""
+        return self._forward.dtype
+
+    def run(
+        self,
+        images: Float[Tensor, "n 3 h w"],
+        layers: Sequence[str] = ("output",),
+        *,
+        start: str | None = None,
+        parameters: bool = False,
+        replace: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType({}),
+    ) -> Activations:
+        """Run the network and return the activations of `layers`.
+
+        `"output"` is the network's result (of a tuple its first tensor, of an object its `.logits`).
+        Without it the forward stops behind the last wanted layer. `start` names where the graph
+        begins: `"image"`, or a layer, below which nothing is recorded; `None` records nothing.
+        With `parameters` the weights are differentiable too and are returned under their names.
+        Behind a layer in `replace` the network goes on with what the function makes of its channel maps
+        (n, c, h, w), whichever way they lie; of a vector layer's, of its values (n, c).
+
+        Activations are as the layer returned them: a later in-place operation does not reach them.
+        The network is left as it was found, whatever is raised (`untouched` says what could not be put back);
+        threads may share it.
+
+        Raises `InputError` on an unknown layer and on images without numbers (sparse, meta), `NetworkError`
+        where the forward fails.
+        """
+        if fault := unreadable(images):
+            raise InputError(f"a Model runs on a dense tensor (n, 3, h, w), got {fault}")
+        wanted = {
+            (c.layer, c.index): c.name for c in map(self.call, {*layers, *replace, start or "image"}) if c
+        }
+        leaf = images.detach().clone() if images.is_inference() else images.detach()
+        leaf = leaf.requires_grad_(start == "image")
+        activations = Activations(self.calls, self.size)
+        activations["image"] = leaf
+        versions: dict[str, int] = {}
+
+        def capture(layer: str, index: int, _given: Any, output: Any) -> Any:
+            name = wanted.get((layer, index))
+            if name is None:
+                return None
+            value = numbers(output, f"layer {name!r}")
+            if name in replace:
+                channels = replace[name](activations.as_channels(value, name))
+                new = activations.from_channels(channels, name, value)
+                output, value = replaced(output, value, new), new
+            own = value.clone() if name in self._overwritten else value
+            kept = own.detach().requires_grad_() if name == start else own
+            activations[name], versions[name] = kept, kept._version
+            if "output" not in layers and activations.keys() >= set(wanted.values()):
+                raise Stop
+            onward = kept.clone() if record and name in self._overwritten else kept
+            return replaced(output, value, onward) if record else output
+
+        record = start is not None or parameters
+        result = None
+        with self._lock, torch.inference_mode(False), torch.set_grad_enabled(record):
+            weights = self._leaves() if parameters else {}
+            if wanted or "output" in layers:
+                result = self._forward(leaf, {layer for layer, _ in wanted}, capture, weights)
+        if changed := {name for name, version in versions.items() if activations[name]._version != version}:
+            self._overwritten |= changed  # on another way than when it was traced
+            return self.run(images, layers, start=start, parameters=parameters, replace=replace)
+        activations.update(weights)
+        if missed := set(wanted.values()) - activations.keys():
+            raise NetworkError(f"{self.name} did not reach {', '.join(sorted(missed))} on this input")
+        if "output" in layers:
+            activations["output"] = numbers(result, self.name)
+        return activations
+
+    def watch(self, images: Float[Tensor, "n 3 h w"], see: Callable[[str, Any, Any], None]) -> Any:
+        """One forward without a graph, of which `see` gets every call: its name, input and output.
+
+        Returns the network's result, as it is. Raises `NetworkError` where the forward fails.
+        """
+        names = {(call.layer, call.index): call.name for call in self.calls.values()}
+
+        def capture(layer: str, index: int, given: Any, output: Any) -> None:
+            if name := names.get((layer, index)):
+                see(name, given, output)
+
+        with self._lock, torch.inference_mode(False), torch.no_grad():
+            return self._forward(images.detach(), {layer for layer, _ in names}, capture, {})
+
+    def call(self, name: str) -> Call | None:
+        """The traced call of this name; `None` for `"image"` and `"output"`, which are no layers.
+
+        Raises `InputError` on an unknown name, and on a layer that is called several times without
+        its `#k`: it lists what would be valid.
+        """
+        if name in ("image", "output"):
+            return None
+        if name in self.calls:
+            return self.calls[name]
+        repeated = [call for call in self.calls if call.startswith(f"{name}#")]
+        if repeated:
+            raise InputError(
+                f"layer {name!r} is called {len(repeated)} times; say which: {', '.join(repeated)}"
+            )
+        uncalled = name in dict(self.network.named_modules())
+        also = " (the forward never calls this module, or gets no tensor from it)" if uncalled else ""
+        raise unknown("layer", name, self.calls, also)
+
+    @property
+    def calls(self) -> dict[str, Call]:
+        """Every layer call of a forward, by name, in the order in which they end.
+
+        A layer that is called once goes by its own name; the k-th call of one that is called several
+        times is `name#k`, counted from 1.
+        """
+        return self._traced.calls
+
+    @property
+    def classes(self) -> int | None:
+        """How many classes the output has; `None` where it is not of shape (n, classes)."""
+        shape = self._traced.output
+        return shape[1] if len(shape) == 2 else None
+
+    @cached_property
+    def _traced(self) -> Trace:
+        forward = partial(self._forward, weights={})
+        with self._lock, torch.inference_mode(False), torch.no_grad():
+            try:
+                traced = trace(self.network, forward, self._noise(), self.layouts)
+            except NetworkError:
+                if self._forward.memory_format is torch.contiguous_format:
+                    raise
+                self._forward.memory_format = (
+                    torch.contiguous_format
+                )  # for networks that call .view() on maps
+                traced = trace(self.network, forward, self._noise(), self.layouts)
+        self._overwritten |= traced.overwritten
+        return traced
+
+    @cached_property
+    def default_layer(self) -> str:
+        """The last layer with a spatial extent on which the output depends.
+
+        Layers that only pool or pass on are no candidates, nor are the linear maps inside attention.
+        In a transformer that reads its class token alone, the patches of the last block reach
+        nothing; the layer found is then the last one whose patches do.
+
+        Raises `NetworkError` where the network has no such layer.
+        """
+        candidates = spatial_layers(self.calls)
+        for layer in candidates:
+            if self._reaches_output(layer):
+                return layer
+        raise no_default_layer(self.name, self.calls, candidates)
+
+    def _reaches_output(self, layer: str) -> bool:
+        """Whether the output's highest score has a gradient at the layer's positions."""
+        run = self.run(self._noise(), ("output", layer), start=layer)
+        if not run["output"].requires_grad:
+            return False
+        with torch.inference_mode(False), torch.enable_grad():
+            score = run["output"].amax()
+        with differentiating():
+            (gradient,) = torch.autograd.grad(score, run[layer], allow_unused=True)
+        return gradient is not None and bool(run.as_maps(gradient, layer).any())
+
+    def weigh(self) -> Weighed:
+        """The fingerprint of the network's weights, and whether all are finite.
+
+        They are read anew when a tensor's version has changed, or its middle number: an edit through
+        `.data` that spares that number goes unnoticed.
+        """
+        with self._lock:
+            if self._weighed is None or not self._weighed.holds(self.network):
+                self._weighed = Weighed(self.network)
+            return self._weighed
+
+    def weights(self, layers: Iterable[str], name: str = "weight") -> dict[str, Tensor]:
+        """What each of the modules multiplies with (or adds: its `bias`), as a forward would find it.
+
+        Parametrizations, norms and masks are applied; modules that have none of this name are left out.
+        """
+        with self._lock, torch.inference_mode(False), torch.no_grad(), self._forward.untouched.reading():
+            found = {layer: weight_of(self.network.get_submodule(layer), name) for layer in layers}
+        return {layer: weight for layer, weight in found.items() if weight is not None}
+
+    def statistics(self, channels: int = 3) -> tuple[Float[Tensor, "c 1 1"], Float[Tensor, "c 1 1"]]:
+        """Mean and deviation that images are normalised with, for so many channels."""
+        shaped = (torch.tensor(v, device=self.device).view(-1, 1, 1) for v in (self.mean, self.std))
+        mean, std = (v.expand(channels, 1, 1) for v in shaped)
+        return mean, std
+
+    def label(self, index: int) -> str:
+        """The name of class `index`, or `class 12` where there are no names."""
+        known = self.labels is not None and index < len(self.labels)
+        return self.labels[index] if known and self.labels else f"class {index}"
+
+    def probabilities(self, output: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
+        """The softmax of the output, of a single score its sigmoid; a distribution is returned as it is."""
+        output = output.float()
+        if is_distribution(output):
+            return output
+        return output.softmax(1) if output.shape[1] > 1 else output.sigmoid()
+
+    def _leaves(self) -> dict[str, Tensor]:
+        """Differentiable aliases of the parameters by name; copies of those that the forward changes."""
+        named = [(name, p) for name, p in self.network.named_parameters() if p.is_floating_point()]
+        own = ((name, p.clone() if self._forward.untouched.edits(p) else p) for name, p in named)
+        return {name: p.detach().requires_grad_() for name, p in own}
+
+    def _noise(self) -> Float[Tensor, "1 3 h w"]:
+        return torch.rand(1, 3, *self.size, generator=torch.Generator().manual_seed(0)).to(self.device)

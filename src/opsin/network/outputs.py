@@ -1,0 +1,52 @@
+"""The numbers in what a layer or a network returns."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from opsin.base.errors import NetworkError
+
+
+def tensor_in(output: Any) -> Tensor | None:
+    """The tensor that a layer's or a network's result is about: itself, its `.logits`, its first."""
+    if isinstance(output, Tensor):
+        return output
+    named = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
+    if isinstance(named, Tensor):
+        return named
+    return next((leaf for leaf in tree_flatten(output)[0] if isinstance(leaf, Tensor)), None)
+
+
+def replaced(output: Any, old: Tensor, new: Tensor) -> Any:
+    """The result with another tensor in place of one of its own."""
+    leaves, spec = tree_flatten(output)
+    return tree_unflatten([new if leaf is old else leaf for leaf in leaves], spec)
+
+
+def numbers(output: Any, giver: str) -> Tensor:
+    """`tensor_in(output)`, as floating-point numbers.
+
+    Raises `NetworkError` where there is no tensor, or none whose numbers can be read.
+    """
+    value = tensor_in(output)
+    if value is None:
+        raise NetworkError(f"{giver} gives no tensor but {type(output).__name__}")
+    if fault := unreadable(value):
+        raise NetworkError(f"{giver} gives {fault}; only dense tensors of real numbers can be shown")
+    return value if value.is_floating_point() else value.to(torch.get_default_dtype())
+
+
+def unreadable(value: Tensor) -> str:
+    """Why a tensor holds no real numbers that can be read; empty where it does."""
+    if value.is_meta:
+        return "a tensor on the meta device, which holds no numbers"
+    if value.is_quantized:
+        return f"quantised numbers ({value.dtype})"
+    if value.layout is not torch.strided:
+        return f"a sparse tensor ({value.layout})"
+    if value.is_complex():
+        return f"complex numbers ({value.dtype})"
+    return "" if value.numel() else f"an empty tensor, {tuple(value.shape)}"

@@ -1,0 +1,193 @@
+"""Which part of the image a layer's unit sees."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from opsin.base.errors import NetworkError
+from opsin.base.job import steps
+from opsin.network.backward import differentiating
+from opsin.network.model import Model
+
+NAMES = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")  # of torch.conv2d's arguments
+CHOOSING = {
+    getattr(of, name) for of in (torch, torch.Tensor) for name in ("where", "nan_to_num", "fmax", "fmin")
+}
+SOME = 1e-5  # of the greatest gradient: what is more is no rounding
+DEFAULTS = {"stride": 1, "padding": 0, "dilation": 1}
+
+
+@dataclass(frozen=True)
+class Region:
+    """Rows top to bottom and columns left to right, ends excluded, in pixels of the model's size."""
+
+    top: int
+    left: int
+    bottom: int
+    right: int
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.bottom - self.top, self.right - self.left
+
+
+class OneChannel(TorchFunctionMode):
+    """Convolutions on one channel of nought and not-a-number: which units are reached, not their values."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func in CHOOSING:
+            return _spoiling(func, args, kwargs or {})
+        if func is not torch.conv2d:
+            return func(*args, **(kwargs or {}))
+        given = {**DEFAULTS, **dict(zip(NAMES, args, strict=False)), **(kwargs or {})}
+        weight, (stride, padding, dilation) = given["weight"], (given[name] for name in DEFAULTS)
+        reached = given["input"].isnan().any(1, keepdim=True).float()
+        # of ones and noughts, as in half precision or by transforms NaN reaches more than it should
+        kernel = torch.ones_like(weight[:1, :1], dtype=torch.float32)
+        wide = torch.conv2d(reached, kernel, None, stride, padding, dilation) > 0.5
+        return torch.where(wide, torch.nan, 0).to(weight).repeat(1, len(weight), 1, 1)
+
+
+def _spoiling(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A function that may choose something else in place of NaN, with NaN wherever it was given one."""
+    found = func(*args, **kwargs)
+    if isinstance(found, torch.Tensor):
+        for one in (*args, *kwargs.values()):
+            if isinstance(one, torch.Tensor) and one.is_floating_point():
+                found = found.masked_fill(one.isnan(), torch.nan)
+    return found
+
+
+@dataclass(frozen=True)
+class Fields:
+    """What each row and each column of a layer's units sees: from the first pixel to behind the last."""
+
+    rows: tuple[tuple[int, int], ...]
+    columns: tuple[tuple[int, int], ...]
+
+    def at(self, row: int, column: int) -> Region:
+        """The receptive field of one unit."""
+        (top, bottom), (left, right) = self.rows[row], self.columns[column]
+        return Region(top, left, bottom, right)
+
+
+def fields(model: Model, layer: str) -> Fields:
+    """The receptive fields of all units of a layer with a spatial extent.
+
+    Of units that the experiment does not reach (a function may take NaN out) it is the whole image, and of
+    all where the gradient of one reaches further than found. Raises `NetworkError` where the layer has none.
+    """
+    call = model.call(layer)
+    if call is None or call.extent is None:
+        raise NetworkError(f"layer {layer!r} has no spatial extent: every unit sees the whole image")
+    rows, columns = call.extent
+
+    def between(first: int, last: int, side: int) -> tuple[int, int]:
+        return (first, last) if first < last else (0, side)
+
+    found = Fields(
+        *(
+            tuple(
+                between(edges[start, layer, unit], side - edges[end, layer, unit], side)
+                for unit in range(count)
+            )
+            for start, end, side, count in (
+                ("top", "bottom", model.size[0], rows),
+                ("left", "right", model.size[1], columns),
+            )
+            for edges in [_edges(model, {layer: range(count)}, (start, end))]
+        )
+    )
+    if _reaches_further(model, layer, found):
+        return Fields(((0, model.size[0]),) * rows, ((0, model.size[1]),) * columns)
+    return found
+
+
+def _reaches_further(model: Model, layer: str, found: Fields) -> bool:
+    """Whether a unit in a corner or in the middle has a gradient to pixels beyond its field."""
+    drawn = torch.Generator().manual_seed(0)
+    image = torch.rand(1, 3, *model.size, generator=drawn).to(model.device)
+    run = model.run(image, (layer,), start="image")
+    with torch.inference_mode(False), torch.enable_grad():
+        maps = run.maps(layer)[0]  # (c, h, w)
+        weighed = (maps * torch.randn(len(maps), 1, 1, generator=drawn).to(maps)).sum(0)
+        height, width = weighed.shape
+        for row, column in {(0, 0), (height // 2, width // 2), (height - 1, width - 1)}:
+            with differentiating():
+                gradients = torch.autograd.grad(weighed[row, column], run["image"], retain_graph=True)
+            reached = gradients[0].abs().amax((0, 1))
+            within, beyond = found.at(row, column), reached.clone()
+            beyond[within.top : within.bottom, within.left : within.right] = 0
+            if beyond.max() > SOME * reached.max():
+                return True
+    return False
+
+
+def receptive_fields(model: Model, layers: Sequence[str] | None = None) -> dict[str, Region]:
+    """The receptive field of the unit in the middle of every layer with a spatial extent, or of `layers`."""
+    found = {
+        c.name: c.extent for c in model.calls.values() if c.extent and (layers is None or c.name in layers)
+    }
+    height, width = model.size
+    down = _edges(model, {name: [h // 2] for name, (h, _) in found.items()}, ("top", "bottom"))
+    along = _edges(model, {name: [w // 2] for name, (_, w) in found.items()}, ("left", "right"))
+    return {
+        name: Region(
+            down["top", name, h // 2],
+            along["left", name, w // 2],
+            height - down["bottom", name, h // 2],
+            width - along["right", name, w // 2],
+        )
+        for name, (h, w) in found.items()
+    }
+
+
+def _edges(
+    model: Model, units: Mapping[str, Sequence[int]], sides: tuple[str, str]
+) -> dict[tuple[str, str, int], int]:
+    """How many pixels of a side a layer's rows or columns do not see, by side, layer and unit.
+
+    Found by experiment, so on any architecture: pixels that are not a number make every unit that
+    sees them not a number. The largest band of such pixels that leaves a unit a number is found by
+    halving, for all units of all layers at once.
+    """
+    edges = {}
+    length = model.size[0] if "top" in sides else model.size[1]
+    for side in steps(sides, len(sides), "receptive fields"):
+        every = [(name, unit) for name, wanted in units.items() for unit in wanted]
+        todo = [(0, length, every)]  # the clean band's size lies in [low, high] for these units
+        while todo:
+            low, high, group = todo.pop()
+            if low == high:
+                edges.update({(side, *unit): low for unit in group})
+                continue
+            middle = (low + high + 1) // 2
+            spoiled = _spoiled(model, sorted({name for name, _ in group}), side, middle)
+            parts = [u for u in group if spoiled[u[0]][u[1]]], [u for u in group if not spoiled[u[0]][u[1]]]
+            todo += [
+                (*ends, part)
+                for ends, part in zip(((low, middle - 1), (middle, high)), parts, strict=True)
+                if part
+            ]
+    return edges
+
+
+def _spoiled(model: Model, names: list[str], side: str, band: int) -> dict[str, list[bool]]:
+    """Of each layer, which rows or columns see a band of so many pixels along one side."""
+    image = torch.full((1, 3, *model.size), 0.5, device=model.device)
+    along = 2 if side in ("top", "bottom") else 3
+    start = 0 if side in ("top", "left") else image.shape[along] - band
+    image.narrow(along, start, band).fill_(torch.nan)
+    with OneChannel():
+        run = model.run(image, names)
+    reached = {name: run.maps(name)[0].isnan().any(0) for name in names}  # (h, w)
+    return {
+        name: (one[:, one.shape[1] // 2] if along == 2 else one[one.shape[0] // 2]).tolist()
+        for name, one in reached.items()
+    }

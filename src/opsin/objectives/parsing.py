@@ -1,0 +1,238 @@
+"""The text form of an objective, for the command line and the record.
+
+tabby cat                         a class by name, a unique part of its name, or its index (281)
+blocks.5:12                       channel 12 of a layer: its mean over positions
+blocks.5:12@3,4                   one unit: channel 12 at row 3, column 4
+neuron(blocks.5, 12)              the central unit of channel 12
+direction(blocks.5, 1, 0, -2)     the features along a direction
+energy(blocks.5)                  the mean square of a whole layer
+tabby; beagle                     one for each picture
+diversity(blocks.5)               how little the pictures of a batch have in common
+total_variation(2), norm(6)       priors on the image
+1.5*blocks.5:12 - blocks.5:30     weighted sums; the signs stand between spaces, brackets group
+"""
+
+import re
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from torch import Tensor
+
+from opsin import objectives
+from opsin.base.errors import InputError, shortened, shown, unknown
+from opsin.network.model import Model
+from opsin.objectives.objective import LARGEST, Objective
+from opsin.objectives.units import PREDICTED, channel, each, logit, separated, unit
+
+UNIT = re.compile(r"^(?P<layer>.+):(?P<channel>\d+)(@(?P<row>\d+), ?(?P<column>\d+))?$")
+NUMBER = r"[+-]?(?:\d+(?:\.\d+)?|\.\d+)(?:e[+-]?\d+)?"
+TERM = re.compile(rf"^(?:(?P<weight>{NUMBER})\s*\*\s*)?(?P<body>.+)$", re.DOTALL)
+CALL = re.compile(r"^(?P<name>[a-z_]+)\((?P<arguments>[^()]*)\)$")
+# An index, with the class's name behind it
+NUMBERED = re.compile(r"(?P<index>\d+)(?: \((?P<name>(?:[^()]|\([^()]*\))*)\))?")
+MAX_CANDIDATES = 12
+LONGEST_TARGET = 100_000  # letters; a direction of some thousand channels is the longest
+MOST_NESTED = 50  # brackets within brackets
+MOST_DIGITS = 18  # of an index
+
+
+def resolve(target: object, model: Model, n: int | None = None) -> Objective:
+    """The objective that a user means by `target`.
+
+    An `Objective`, a class index, a text, `None` for each image's predicted class, or a sequence of
+    these with one for each of `n` images (of `n` None, however many). Raises `InputError` on anything
+    else, naming what fits.
+    """
+    if target is None:
+        return PREDICTED
+    if isinstance(target, Objective):
+        return target
+    if isinstance(target := _separate(target, model), list):
+        if n is not None and len(target) != n:
+            raise InputError(f"{len(target)} targets for {n} images: give one for all, or one an image")
+        return each([resolve(one, model) for one in target])
+    if isinstance(target, int) and not isinstance(target, bool):
+        return logit(target, _class_name(target, model))
+    if isinstance(target, str):
+        return parse(target, model)
+    raise InputError(f"a target is a class, a text or an Objective, got {shown(target)}")
+
+
+def one_each(target: object, model: Model, n: int) -> list[Objective]:
+    """What each of `n` images that are worked on alone is asked: its own of several targets, or the only one.
+
+    Raises `InputError` where there are neither one nor `n`, and on what `resolve` refuses.
+    """
+    whole = resolve(target, model, n)
+    several = _separate(target, model)
+    return [resolve(one, model) for one in several] if isinstance(several, list) else [whole] * n
+
+
+def _separate(target: object, model: Model) -> object:
+    """A list where `target` is several, one an image; else what it is."""
+    if isinstance(target, Tensor | np.ndarray | np.generic):
+        return target.tolist()
+    if isinstance(target, str):
+        parts = separated(target)
+        return parts if len(parts) > 1 and class_named(target, model.labels or ()) is None else target
+    return list(target) if isinstance(target, Sequence) else target
+
+
+def parse(text: str, model: Model) -> Objective:
+    """The objective that `text` writes, in the form that this module's docstring shows.
+
+    Raises `InputError` on a text that means nothing, and beyond 100,000 letters or 50 brackets in each other.
+    """
+    text = text.strip()
+    if not text:
+        raise InputError("an empty target: give a class, or layer:channel")
+    if len(text) > LONGEST_TARGET:
+        raise InputError(f"a target has at most {LONGEST_TARGET:,} letters, not {len(text):,}")
+    if text == PREDICTED.name:
+        return PREDICTED
+    if model.labels and (index := _class_index(text, model, strict=False)) is not None:
+        return logit(index, _class_name(index, model))
+    pieces = _pieces(text)
+    total = _term(pieces[0], model)
+    for sign, piece in zip(pieces[1::2], pieces[2::2], strict=True):
+        total = total + _term(piece, model) if sign == "+" else total - _term(piece, model)
+    return total
+
+
+def _pieces(text: str) -> list[str]:
+    """The terms of a sum with the signs between them; what stands in brackets is left whole."""
+    pieces, depth, start = [], 0, 0
+    for match in re.finditer(r"[()]|\s[+-]\s+", text):
+        if (found := match.group()) in "()":
+            depth += 1 if found == "(" else -1
+        elif depth == 0:
+            pieces += [text[start : match.start()], found.strip()]
+            start = match.end()
+        if depth > MOST_NESTED:
+            raise InputError(f"target {shortened(text)!r} has more than {MOST_NESTED} brackets in each other")
+    if depth:
+        raise InputError(f"target {shortened(text)!r} has a bracket without its other half")
+    return [*pieces, text[start:]]
+
+
+def _term(text: str, model: Model) -> Objective:
+    match = TERM.match(text.strip())
+    if match is None:
+        raise InputError("an empty target: give a class, or layer:channel")
+    weight = 1.0 if match["weight"] is None else _number(match["weight"])
+    objective = _atom(match["body"].strip(), model)
+    return objective if match["weight"] is None else weight * objective
+
+
+def _atom(text: str, model: Model) -> Objective:
+    if text.startswith("(") and text.endswith(")"):
+        return parse(text[1:-1], model)
+    if match := CALL.match(text):
+        if match["name"] in CALLS:
+            return _called(match["name"], [part.strip() for part in match["arguments"].split(",")], model)
+        if _class_index(text, model, strict=False) is None:
+            raise unknown("objective", match["name"], CALLS)
+    if match := UNIT.match(text):
+        layer, index = match["layer"], _whole(match["channel"])
+        model.call(layer)  # raises on a layer that is not there
+        if match["row"] is None:
+            return channel(layer, index)
+        return unit(layer, index, _whole(match["row"]), _whole(match["column"]))
+    found = _class_index(text, model, strict=True)
+    assert found is not None
+    return logit(found, _class_name(found, model))
+
+
+def _number(text: str) -> float:
+    """A number in a target. Raises `InputError` on what single precision does not hold, naming it."""
+    number = float(text)
+    if not abs(number) <= LARGEST:
+        raise InputError(f"{shortened(text)} in a target is no finite number, or too large")
+    return number
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > MOST_DIGITS:
+        raise InputError(f"{shortened(digits)} in a target is too large for an index")
+    return int(digits)
+
+
+CALLS: dict[str, Callable[..., Objective]] = {
+    name: getattr(objectives, name)
+    for name in ("neuron", "direction", "energy", "diversity", "total_variation", "norm")
+}
+ON_IMAGE = ("total_variation", "norm")
+
+
+def _called(name: str, arguments: list[str], model: Model) -> Objective:
+    """`name(layer, number, ...)`, or `name(number, ...)` of a prior on the image."""
+    layer = [] if name in ON_IMAGE else arguments[:1]
+    for one in layer:
+        model.call(one)  # raises on a layer that is not there
+    try:
+        kind: Callable[[str], float] = int if name == "neuron" else _number
+        numbers = [kind(part) for part in arguments[len(layer) :] if part]
+        if name == "direction":
+            return objectives.direction(layer[0], numbers)
+        return CALLS[name](*layer, *numbers)
+    except (TypeError, ValueError) as error:
+        call, why = shortened(f"{name}({', '.join(arguments)})"), shortened(str(error))
+        raise InputError(f"target {call} does not fit: {why}") from error
+
+
+def _class_name(index: int, model: Model) -> str:
+    known = model.labels is not None and 0 <= index < len(model.labels)
+    return f"{index} ({model.label(index)})" if known else str(index)
+
+
+def _class_index(text: str, model: Model, *, strict: bool) -> int | None:
+    """The class of this index, name or unique part of a name; not `strict`, `None` where there is none.
+
+    Raises `InputError` on an index with the name of another class behind it.
+    """
+    labels = model.labels or ()
+    numbered = NUMBERED.fullmatch(text)
+    index = _whole(numbered["index"]) if numbered else None
+    if numbered and index is not None:
+        known = labels[index] if index < len(labels) else None
+        if known is None or numbered["name"] is None or class_named(numbered["name"], [known]) == 0:
+            return index
+    found = class_named(text, labels)
+    if found is not None:
+        return found
+    if numbered and index is not None:
+        raise InputError(f"class {index} is {labels[index]!r}, not {shortened(numbered['name'])!r}")
+    if not strict:
+        return None
+    if not labels:
+        raise InputError(
+            f"{model.name} has no class names, so {shortened(text)!r} cannot be one: give its index"
+        )
+    if text in model.calls:
+        raise InputError(f"{text!r} is a layer: name a channel of it, as {text}:0")
+    raise unknown("class", text, [part.strip() for label in labels for part in label.split(",")])
+
+
+def class_named(text: str, names: Sequence[str]) -> int | None:
+    """The class of this name, or unique part of a name; `None` where there is none.
+
+    Raises `InputError` on a part of several names.
+    """
+    labels = [label.lower() for label in names]
+    wanted = text.lower()
+    if len(wanted) > max(map(len, labels), default=0):
+        return None
+    synonyms = [[part.strip() for part in label.split(",")] for label in labels]
+    for found in (
+        [i for i, label in enumerate(labels) if label == wanted],
+        [i for i, parts in enumerate(synonyms) if wanted in parts],
+        [i for i, label in enumerate(labels) if re.search(rf"\b{re.escape(wanted)}\b", label)],
+        [i for i, label in enumerate(labels) if wanted in label],
+    ):
+        if len(found) == 1:
+            return found[0]
+        if found:
+            listed = ", ".join(f"{i} ({names[i]})" for i in found[:MAX_CANDIDATES])
+            more = f" and {len(found) - MAX_CANDIDATES} more" if len(found) > MAX_CANDIDATES else ""
+            raise InputError(f"class {text!r} is ambiguous: {listed}{more}")
+    return None

@@ -1,0 +1,73 @@
+"""What climbs towards textures share: where they start, at which layers, for which loss."""
+
+import re
+from functools import reduce
+from operator import add
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from opsin.base.errors import InputError
+from opsin.network.model import Model
+from opsin.objectives.features import gram, gram_match
+from opsin.objectives.objective import Objective
+
+DEFAULT_RATES = {"lbfgs": 1.0, "adam": 0.02, "gradient": 0.005}  # the last two found by trial
+SMALL = 1e-12  # a layer of zeros has no mean
+NOISE = 0.1  # deviation of the noise to start from; more of it stays visible
+ACTIVATION = re.compile(r"relu|silu|gelu|swish|mish|elu|act", re.IGNORECASE)
+
+
+def noise(photo: Float[Tensor, "1 3 h w"], size: tuple[int, int], seed: int) -> Float[Tensor, "1 3 H W"]:
+    """Faint Gaussian noise around the photo's mean colour."""
+    drawn = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(seed)).to(photo)
+    return (photo.mean((2, 3), keepdim=True) + NOISE * drawn).clamp(0, 1)
+
+
+def photo_label(index: int, count: int) -> str:
+    """How a climb's label begins where a technique takes several photos: with the photo's number."""
+    return f"photo {index + 1}, " if count > 1 else ""
+
+
+def texture_objective(
+    model: Model, photo: Float[Tensor, "1 3 h w"], layers: list[str], mask: Tensor | None = None
+) -> Objective:
+    """Minus the mean loss E_l over the layers, Gram matrices of `photo` wanted; within the mask, if given."""
+    with torch.no_grad():
+        run = model.run(photo, layers)
+        terms = []
+        for layer in layers:
+            maps = run.maps(layer)
+            if maps.shape[-2:] == (1, 1):
+                raise InputError(f"layer {layer!r} is 1x1 here: a texture needs more positions")
+            terms.append(
+                gram_match(
+                    layer,
+                    gram(maps) * inverse_mean_activation(maps) ** 2,
+                    mask,
+                    inverse_mean_activation(maps),
+                )
+            )
+    return reduce(add, terms) * (1 / len(terms))
+
+
+def inverse_mean_activation(maps: Float[Tensor, "n c h w"]) -> float:
+    """What maps are to be multiplied with, so that their mean size is one."""
+    return 1 / float(maps.abs().mean().clamp(min=SMALL))
+
+
+def first_activations(model: Model) -> list[str]:
+    """The first activation at every resolution; where there is none, the first layer.
+
+    Raises `NetworkError` where no layer has a spatial extent.
+    """
+    by_extent: dict[tuple[int, int], list[str]] = {}
+    for call in model.calls.values():
+        spatial = call.extent is not None and min(call.extent) > 1
+        if spatial and (not call.passive or ACTIVATION.search(call.kind)):
+            by_extent.setdefault(call.extent or (1, 1), []).append(call.name)
+    kinds = {call.name: call.kind for call in model.calls.values()}
+    if not by_extent:
+        return [model.default_layer]
+    return [next((n for n in names if ACTIVATION.search(kinds[n])), names[0]) for names in by_extent.values()]

@@ -1,0 +1,1 @@
+"""Pages that explain photos and show the techniques."""

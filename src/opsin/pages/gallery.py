@@ -1,0 +1,117 @@
+"""One page with a real picture of every technique, on sample photos and networks that anyone can have."""
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from skimage import data
+from sklearn.datasets import load_sample_image
+from torch import Tensor
+
+from opsin.base.folders import PAGE, RECORD, storing, writing
+from opsin.base.job import steps
+from opsin.base.records import as_json
+from opsin.images.tensors import fit, whole
+from opsin.network.model import Model
+from opsin.pages.cards import card_of
+from opsin.registry import catalogue
+from opsin.registry.kinds import Technique
+from opsin.results.html import page
+from opsin.results.result import Result
+from opsin.zoo import vgg
+from opsin.zoo.by_name import load
+
+CROPS = 24  # of the cat, for facets
+SIDE = 384  # pixels, of whole photos
+# Where the defaults would take long or need to be told something
+SETTINGS: dict[str, Callable[[], dict[str, Any]]] = {
+    "class_model": lambda: {"target": "flamingo; bell pepper; goose", "l2": 0.0, "blur": 1.0},
+    "deconvnet": lambda: {"target": "relu4_3:433"},  # the cat's eye
+    "feature_visualization": lambda: {
+        "target": "flamingo; bald eagle; blocks.3:5; blocks.4:30",
+        "steps": 256,
+    },
+    "facets": lambda: {"target": "tiger cat", "clusters": 3},
+    "inversion": lambda: {"steps": 200},
+    "score_cam": lambda: {"layer": "blocks.5"},
+    "texture": lambda: {"steps": 150},
+    "style_transfer": lambda: {"style": picture(data.immunohistochemistry()), "size": SIDE, "steps": 100},
+}
+NETWORKS = {"deconvnet": vgg.NAME}  # with pooling, and so with switches
+PHOTO: dict[str, Callable[[], Any]] = {
+    "texture": data.gravel,
+    "deepdream": lambda: load_sample_image("china.jpg"),
+    "style_transfer": lambda: load_sample_image("china.jpg"),
+}
+
+
+def gallery(folder: str | Path) -> Path:
+    """Run every technique on a sample photo and write the page, each result beside it.
+
+    Returns the page's path. Raises `InputError` where the folder cannot be written, `NetworkError` where
+    the weights of a network cannot be had.
+    """
+    with writing(folder) as place:
+        known = catalogue.techniques()
+        model = cache(load)
+        results: list[tuple[Technique, Result]] = []
+        for technique in steps(known.values(), len(known), "gallery"):
+            network = NETWORKS.get(technique.name, technique.network)
+            result = made(technique, model(network))
+            results.append((technique, result))
+            with storing():
+                (place / technique.name).mkdir()
+            result.write_into(place / technique.name)
+        networks = list(dict.fromkeys(technique.network for technique in known.values()))
+        groups = [
+            (title, [pair for pair in results if test(pair[0])])
+            for title, test in (
+                ("What made it say so", lambda t: not t.iterative and not _of_layers(t)),
+                ("Pictures by optimisation", lambda t: t.iterative),
+                ("Layer by layer", _of_layers),
+            )
+        ]
+        html = page("gallery.html", card=card_of, results=results, networks=networks, groups=groups)
+        about = {"kind": "Gallery page", "techniques": list(known)}
+        with storing():
+            (place / PAGE).write_text(html, "utf-8")
+            (place / RECORD).write_text(as_json(about), "utf-8")
+    return Path(folder) / PAGE
+
+
+def made(technique: Technique, model: Model) -> Result:
+    """The technique's result on its sample photo."""
+    settings = SETTINGS.get(technique.name, dict)()
+    if not technique.takes_images:
+        return technique.run(model, **settings)  # type: ignore[no-any-return]
+    photo = Image.fromarray(PHOTO.get(technique.name, data.cat)()).convert("RGB")
+    given = {
+        "each": lambda: fit(photo, model)[None],
+        "whole": lambda: whole(photo, SIDE),
+        "together": lambda: crops(photo, model),
+    }[technique.photos]()
+    return technique.run(model, given, **settings)  # type: ignore[no-any-return]
+
+
+def picture(pixels: Any) -> Float[Tensor, "1 3 h w"]:
+    """A sample photo as an image in [0, 1]."""
+    return whole(Image.fromarray(pixels).convert("RGB"), SIDE)
+
+
+def crops(photo: Image.Image, model: Model) -> Float[Tensor, "n 3 h w"]:
+    """Random parts of a photo, some of the whole and some close up."""
+    draw = torch.Generator().manual_seed(0)
+    found = []
+    for _ in range(CROPS):
+        side = int(min(photo.size) * (0.4 + 0.6 * float(torch.rand((), generator=draw))))
+        left, top = (int(torch.randint(0, s - side + 1, (), generator=draw)) for s in photo.size)
+        found.append(fit(photo.crop((left, top, left + side, top + side)), model))
+    return torch.stack(found)
+
+
+def _of_layers(technique: Technique) -> bool:
+    return technique.name in ("filters", "layers")

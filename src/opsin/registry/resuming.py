@@ -1,0 +1,66 @@
+"""Going on from a saved result."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from opsin.base.errors import InputError
+from opsin.base.job import within
+from opsin.base.trail import DAMAGED, unfinished
+
+if TYPE_CHECKING:
+    from torch import Tensor
+from opsin.registry.catalogue import get
+
+
+def resume(result: Any, model: Any, *, steps: int | None = None, target: Any = None) -> Any:
+    """Go on where a saved or loaded result of a climbing technique stands.
+
+    `result` is one, or the folder of one. Its arguments hold again, but for more `steps`. A `target` that
+    has no text form is to be given again.
+
+    Raises `InputError` on a result of another kind, another model or target, fewer steps than have been
+    climbed, or a target that has no text form and is not given.
+    """
+    from opsin.objectives.parsing import resolve
+    from opsin.results.pictures import Pictures
+    from opsin.results.result import Result
+
+    if not isinstance(result, Result | str | Path):
+        raise InputError(f"resume takes a result or the folder of one, got {type(result).__name__}")
+    loaded = result if isinstance(result, Result) else Result.load(result)
+    if not isinstance(loaded, Pictures) or loaded.record is None or not loaded.state:
+        raise InputError("only pictures that a technique climbed step by step can be resumed")
+    about, record = get(loaded.record.technique), loaded.record
+    climbed = _climbed(loaded.state)
+    if steps is not None and steps < climbed:
+        raise InputError(f"this result already has {climbed} steps: pass at least as many, not {steps}")
+    if (sha256 := str(record.model.get("sha256"))) != model.weigh().fingerprint:
+        raise InputError(
+            f"these pictures were made with {record.model.get('name')} (weights {sha256[:12]}), "
+            f"not with {model.name} (weights {model.weigh().fingerprint[:12]})"
+        )
+    given = {k: v for k, v in record.arguments.items() if k in about.parameters}
+    kept = {k.removeprefix("given."): v for k, v in loaded.state.items() if k.startswith("given.")}
+    for name, parameter in about.parameters.items():
+        if parameter.arg.role == "images":
+            given[name] = [v for k, v in kept.items() if k.startswith(f"{name}.")]
+    if target is not None:
+        given["target"] = resolve(target, model)
+        if given["target"].name != record.arguments.get("target"):
+            raise InputError(f"the target was {record.arguments.get('target')}, not {given['target'].name}")
+    if steps is not None:
+        given["steps"] = steps
+    if about.takes_images and "images" not in kept:
+        raise InputError(f"{DAMAGED}the photos that were given are missing")
+    images = (kept["images"],) if about.takes_images else ()
+    with within(resumed=loaded.state):
+        return about.run(model, *images, **given)
+
+
+def _climbed(state: "Mapping[str, Tensor]") -> int:
+    """How many steps the last climb of a state took. Raises `InputError` where the state does not say."""
+    try:
+        return int(state[f"{unfinished(state)}/number"])
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise InputError(f"{DAMAGED}{error}") from error

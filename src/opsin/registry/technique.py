@@ -1,0 +1,56 @@
+"""The decorator that makes a technique of a function."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+from opsin.registry.kinds import Photos, Technique, parameter_of
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def technique(
+    *,
+    paper: str,
+    reading: str,
+    cost: int,
+    expensive: bool = False,
+    per_channel: bool = False,
+    iterative: bool = False,
+    photos: Photos = "each",
+    network: str = "tf_efficientnet_lite0",
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Register a function `(model, images, ...)` or `(model, ...)` that returns a `Result`."""
+
+    def register(function: Callable[P, R]) -> Callable[P, R]:
+        signature = inspect.signature(function)
+        settings = [p for p in signature.parameters.values() if p.name not in ("model", "images")]
+        parameters = {p.name: parameter_of(p) for p in settings}
+
+        @functools.wraps(function)
+        def run(*args: P.args, **kwargs: P.kwargs) -> R:
+            from opsin.registry.calling import call_technique  # with torch, which a declaration does without
+
+            return call_technique(about, function, signature, args, kwargs)  # type: ignore[no-any-return]
+
+        takes_images = "images" in signature.parameters
+        about = Technique(
+            function.__name__,
+            run,
+            paper,
+            reading,
+            cost,
+            expensive or iterative,
+            iterative,
+            per_channel,
+            photos,
+            network,
+            takes_images,
+            parameters,
+        )
+        run.technique = about  # type: ignore[attr-defined]
+        return run
+
+    return register

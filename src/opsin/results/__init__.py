@@ -1,0 +1,1 @@
+"""What techniques give: data that draws, saves and loads itself."""

@@ -1,0 +1,153 @@
+"""What is found in a collection: pictures in groups, tables, and the same as JSON."""
+
+import base64
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from typing_extensions import TypedDict
+
+from opsin.base.arrays import array_of_bytes
+from opsin.base.errors import InputError
+from opsin.base.folders import FACTS, PAGE, storing
+from opsin.base.records import as_json
+from opsin.results.html import page
+from opsin.results.result import Result
+
+QUALITY = 88  # of the JPEGs
+
+
+@dataclass(frozen=True)
+class Shot:
+    """A picture as the bytes of a JPEG, with a caption; `lead` ones head their group."""
+
+    group: str
+    caption: str
+    data: bytes
+    lead: bool = False
+
+    @classmethod
+    def of(cls, group: str, caption: str, picture: Image.Image, *, lead: bool = False) -> "Shot":
+        """From a picture."""
+        buffer = io.BytesIO()
+        picture.save(buffer, "JPEG", quality=QUALITY)
+        return cls(group, caption, buffer.getvalue(), lead)
+
+    @property
+    def uri(self) -> str:
+        """The picture inside a `data:` address."""
+        return f"data:image/jpeg;base64,{base64.b64encode(self.data).decode()}"
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height."""
+        return jpeg(self.data).size
+
+    @property
+    def picture(self) -> Image.Image:
+        """The picture. Raises `InputError` where the bytes are cut off."""
+        return jpeg(self.data, whole=True)
+
+
+def jpeg(data: bytes, *, whole: bool = False) -> Image.Image:
+    """The picture that stored bytes hold, of which only the head is read unless the `whole` is wanted.
+
+    Raises `InputError` where they hold none.
+    """
+    try:
+        picture = Image.open(io.BytesIO(data), formats=["JPEG", "PNG"])
+        return picture.convert("RGB") if whole else picture
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError(f"the bytes of a stored picture are damaged: {error}") from error
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of text and numbers under a title."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str | int | float, ...], ...]
+
+
+class FindingsFacts(TypedDict):
+    """What `record.json` says of findings: of shots group, caption and `lead`, of tables title and cells."""
+
+    title: str
+    intro: str
+    shots: list[tuple[str, str, bool]]
+    tables: list[tuple[str, list[str], list[list[str | int | float | None]]]]
+    facts: dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Findings(Result):
+    """Pictures in groups and tables, under a title; `facts` say the same for machines."""
+
+    stored_as = FindingsFacts
+    title: str
+    intro: str
+    shots: tuple[Shot, ...]
+    tables: tuple[Table, ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def pictures(self) -> list[tuple[str, Image.Image]]:
+        """One picture a shot."""
+        return [(f"{shot.group}: {shot.caption}", shot.picture) for shot in self.shots]
+
+    def groups(self) -> list[tuple[str, list[Shot], list[Shot]]]:
+        """Each group's name, the shots that head it, and the others."""
+        members = [(name, list(shots)) for name, shots in groupby(self.shots, lambda shot: shot.group)]
+        return [
+            (name, [s for s in all_ if s.lead], [s for s in all_ if not s.lead]) for name, all_ in members
+        ]
+
+    def html(self) -> str:
+        """The page, its pictures inside."""
+        return page("findings.html", result=self, address={shot: shot.uri for shot in self.shots})
+
+    def write_into(self, place: Path) -> None:
+        """Write the files of `save`, the page, which shows the pictures beside it, and `facts.json`."""
+        super().write_into(place)
+        linked = page("findings.html", result=self, address=dict(zip(self.shots, self._names(), strict=True)))
+        with storing():
+            (place / PAGE).write_text(linked, "utf-8")
+            (place / FACTS).write_text(as_json(self.facts), "utf-8")
+
+    def _names(self) -> list[str]:
+        """The pictures' files, which sort as the pictures do."""
+        width = max(3, len(str(len(self.shots))))
+        return [f"{index:0{width}d}.jpg" for index in range(len(self.shots))]
+
+    def _draw_into(self, place: Path) -> None:
+        for name, shot in zip(self._names(), self.shots, strict=True):
+            (place / name).write_bytes(shot.data)
+
+    def _take_apart(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        arrays = {f"{i:05d}": torch.tensor(np.frombuffer(s.data, np.uint8)) for i, s in enumerate(self.shots)}
+        return arrays, {
+            "title": self.title,
+            "intro": self.intro,
+            "shots": [[s.group, s.caption, s.lead] for s in self.shots],
+            "tables": [[t.title, t.columns, t.rows] for t in self.tables],
+            "facts": self.facts,
+        }
+
+    @classmethod
+    def _put_together(cls, arrays: dict[str, Tensor], facts: dict[str, Any]) -> "Findings":
+        shots = [
+            Shot(group, caption, array_of_bytes(arrays, f"{i:05d}"), lead)
+            for i, (group, caption, lead) in enumerate(facts.pop("shots"))
+        ]
+        tables = [
+            Table(title, tuple(columns), tuple(map(tuple, rows)))
+            for title, columns, rows in facts.pop("tables")
+        ]
+        return cls(**facts, shots=tuple(shots), tables=tuple(tables))

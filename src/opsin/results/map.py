@@ -1,0 +1,211 @@
+"""Photos laid out on a plane: what is alike lies together."""
+
+import builtins
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil, sqrt
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from PIL import Image, ImageOps
+from torch import Tensor
+from typing_extensions import TypedDict
+
+from opsin.base.arrays import array, array_of_bytes, whole_numbers
+from opsin.base.errors import InputError
+from opsin.base.folders import PAGE, storing
+from opsin.results.findings import jpeg
+from opsin.results.html import page, webp_uri
+from opsin.results.result import Result
+
+# Of the picture, in pixels, all but the first found by trial.
+SIDE = 2400  # the longer one
+SIDES = (160, 128, 104, 84, 68, 56)  # of thumbnails; the largest is as a scan keeps them
+KEPT = 0.75  # share of the images shown at the smallest size that a larger one must still show
+MARGIN = 40
+BORDER, THIN = 4, 1  # of a thumbnail with a colour, and of one without
+COVERED = 0.1  # share of a thumbnail that another may cover
+GROUND, LINE = "#faf9f7", "#d8d3ca"  # light, of style.css
+
+ATLAS = 4096  # pixels, the side of the page's picture of all thumbnails: so its size does not grow with them
+# Six are the bright scheme of Tol: Colour Schemes, 2021; the others stand off from them on light and dark.
+COLOURS = "#4477aa #ee6677 #228833 #ccbb44 #66ccee #aa3377 #ee7733 #009988 #8866dd #a0703c #9acd32 #f49ac2"
+PALETTE = tuple(COLOURS.split())
+
+
+@dataclass(frozen=True)
+class Spot:
+    """An image of a map: its label, the class it is seen as, and a thumbnail as the bytes of a JPEG."""
+
+    path: str
+    label: str | None
+    seen: str | None
+    probability: float | None
+    thumbnail: bytes
+
+    def size(self, side: int) -> tuple[int, int]:
+        """Width and height where the longer is `side`."""
+        sides = jpeg(self.thumbnail).size
+        width, height = (max(1, round(length * side / max(sides))) for length in sides)
+        return width, height
+
+    def drawn(self, size: tuple[int, int]) -> Image.Image:
+        """The thumbnail at a size."""
+        return jpeg(self.thumbnail, whole=True).resize(size, Image.Resampling.BICUBIC)
+
+
+class MapFacts(TypedDict):
+    """What `record.json` says of a map: each image's path, label, class, probability and place."""
+
+    title: str
+    intro: str
+    spots: list[tuple[str, str | None, str | None, float | None, float, float]]
+
+
+@dataclass(frozen=True, eq=False)
+class Map(Result):
+    """Images with their places in a plane, in the unit of the method; the second coordinate points up."""
+
+    stored_as = MapFacts
+    title: str
+    intro: str
+    places: Float[Tensor, "n 2"]
+    spots: tuple[Spot, ...]
+
+    def pictures(self) -> list[tuple[str, Image.Image]]:
+        """One picture: thumbnails at their places, without those that would cover others."""
+        least = len(self._laid(SIDES[-1])[1])
+        boxes, shown = next(laid for laid in builtins.map(self._laid, SIDES) if len(laid[1]) >= KEPT * least)
+        width, height = (boxes[:, 2:].max(0) + MARGIN).tolist()
+        sheet = Image.new("RGB", (width, height), GROUND)
+        colours = {name: colour for name, colour, _ in legend([spot.label for spot in self.spots])}
+        for index in shown:
+            left, top, right, bottom = boxes[index].tolist()
+            spot, colour = self.spots[index], colours.get(self.spots[index].label or "")
+            border = BORDER if colour else THIN
+            inner = (max(1, right - left - 2 * border), max(1, bottom - top - 2 * border))
+            sheet.paste(ImageOps.expand(spot.drawn(inner), border, colour or LINE), (left, top))
+        hidden = ", the others would cover them" if len(shown) < len(boxes) else ""
+        return [(f"{len(shown):,} of {len(boxes):,} images shown{hidden}", sheet)]
+
+    def html(self) -> str:
+        """The page."""
+        return page("map.html", result=self, atlas=self._atlas(), data=self._data())
+
+    def write_into(self, place: Path) -> None:
+        """Write the files of `save` and the page."""
+        super().write_into(place)
+        with storing():
+            (place / PAGE).write_text(self.html(), "utf-8", errors="backslashreplace")
+
+    def _laid(self, side: int) -> tuple[Int[np.ndarray, "n 4"], list[int]]:
+        """Left, top, right and bottom of thumbnails of a size in the picture, and which are shown."""
+        edge = MARGIN + side / 2
+        centres = edge + (SIDE - 2 * edge) * self._unit()
+        sizes = np.array([spot.size(side) for spot in self.spots])
+        corners = (centres - sizes / 2).round().astype(int)
+        boxes = np.concatenate([corners, corners + sizes], 1)
+        return boxes, uncovered(boxes)
+
+    def _unit(self) -> Float[np.ndarray, "n 2"]:
+        """The places with the longer extent one, from zero on, rightwards and downwards."""
+        places = self.places.double().numpy() * (1, -1)
+        low, high = places.min(0), places.max(0)
+        unit: Float[np.ndarray, "n 2"] = (places - low) / (float((high - low).max()) or 1.0)
+        return unit
+
+    def _tile(self) -> tuple[int, int]:
+        """The side of a tile of the atlas, and how many stand in a row."""
+        columns = ceil(sqrt(len(self.spots)))
+        return max(1, min(SIDES[0], ATLAS // columns)), columns
+
+    def _atlas(self) -> str:
+        side, columns = self._tile()
+        sheet = Image.new("RGB", (columns * side, ceil(len(self.spots) / columns) * side))
+        for index, spot in enumerate(self.spots):
+            sheet.paste(spot.drawn(spot.size(side)), (index % columns * side, index // columns * side))
+        return webp_uri(sheet, max(sheet.size))
+
+    def _data(self) -> dict[str, Any]:
+        """What the page's script reads."""
+        side, columns = self._tile()
+        points = [
+            {
+                "x": round(x, 5),
+                "y": round(y, 5),
+                "size": spot.size(side),
+                "path": spot.path,
+                "label": spot.label,
+                "seen": spot.seen,
+                "probability": spot.probability,
+            }
+            for (x, y), spot in zip(self._unit().tolist(), self.spots, strict=True)
+        ]
+        names = {name: legend([getattr(spot, name) for spot in self.spots]) for name in ("label", "seen")}
+        return {"side": side, "columns": columns, "points": points, "legends": names}
+
+    def _take_apart(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        paths = b"\0".join(os.fsencode(spot.path) for spot in self.spots)  # exact; no path has a zero byte
+        arrays = {
+            "places": self.places,
+            "paths": _as_bytes(paths),
+            "thumbnails": _as_bytes(b"".join(spot.thumbnail for spot in self.spots)),
+            "ends": torch.tensor([len(spot.thumbnail) for spot in self.spots]).cumsum(0),
+        }
+        spots = [
+            [_readable(spot.path), spot.label, spot.seen, spot.probability, *place]
+            for spot, place in zip(self.spots, self.places.tolist(), strict=True)
+        ]
+        return arrays, {"title": self.title, "intro": self.intro, "spots": spots}
+
+    @classmethod
+    def _put_together(cls, arrays: dict[str, Tensor], facts: dict[str, Any]) -> "Map":
+        told = facts.pop("spots")
+        paths = [os.fsdecode(path) for path in array_of_bytes(arrays, "paths").split(b"\0")]
+        data, ends = array_of_bytes(arrays, "thumbnails"), whole_numbers(arrays, "ends", len(told))
+        thumbnails = [data[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+        if len(paths) != len(told):
+            raise InputError(f"the array 'paths' names {len(paths)} images, not {len(told)}")
+        spots = [
+            Spot(path, label, seen, probability, thumbnail)
+            for path, (_, label, seen, probability, *_), thumbnail in zip(
+                paths, told, thumbnails, strict=True
+            )
+        ]
+        return cls(**facts, places=array(arrays, "places", len(told), 2), spots=tuple(spots))
+
+
+def uncovered(boxes: Int[np.ndarray, "n 4"]) -> list[int]:
+    """The boxes (left, top, right, bottom), in their order, that share no more than a tenth of the smaller
+    with any before.
+    """
+    shown: list[int] = []
+    starts, ends = boxes[:, :2], boxes[:, 2:]
+    areas = (ends - starts).prod(1)
+    for index, (start, end, area) in enumerate(zip(starts, ends, areas, strict=True)):
+        shared = np.minimum(ends[shown], end) - np.maximum(starts[shown], start)
+        if (shared.clip(0).prod(1) <= COVERED * np.minimum(areas[shown], area)).all():
+            shown.append(index)
+    return shown
+
+
+def legend(names: Sequence[str | None]) -> list[tuple[str, str, int]]:
+    """The most frequent names with a colour and their number; of many names, none that stands alone."""
+    counts = sorted(Counter(name for name in names if name).items(), key=lambda one: (-one[1], one[0]))
+    if len(counts) > len(PALETTE):
+        counts = [one for one in counts if one[1] > 1]
+    return [(name, colour, count) for (name, count), colour in zip(counts, PALETTE, strict=False)]
+
+
+def _as_bytes(data: bytes) -> Tensor:
+    return torch.from_numpy(np.frombuffer(data, np.uint8).copy())
+
+
+def _readable(path: str) -> str:
+    """A path as text, also where it is no UTF-8."""
+    return path.encode("utf-8", "backslashreplace").decode()

@@ -1,0 +1,115 @@
+"""Pictures that a technique made, with what it measured on the way."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+from typing_extensions import TypedDict  # pydantic reads typing's from Python 3.12 on
+
+from opsin.base.arrays import array
+from opsin.base.errors import InputError
+from opsin.base.folders import storing
+from opsin.images import colour
+from opsin.results.result import Result, equal, plain
+
+
+class PicturesFacts(TypedDict):
+    """What `record.json` says of pictures besides: each one's group, caption and whether it was made."""
+
+    panels: list[tuple[str, str, bool]]
+    film: bool
+    stopped: str
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """An image in [0, 1] with a caption; `group` is what several pictures share.
+
+    A picture was `made` by the technique, or was given to it and stands beside for comparison.
+    """
+
+    group: str
+    caption: str
+    image: Float[Tensor, "3 h w"]
+    made: bool = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "image", plain(self.image))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Picture) and all(
+            equal(getattr(self, f.name), getattr(other, f.name)) for f in fields(self)
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+@dataclass(frozen=True, eq=False)
+class Pictures(Result):
+    """Images that were made, with captions, in groups.
+
+    `numbers` are what was measured on the way (the score by step, an error a layer). `state` holds what
+    is needed to go on climbing: see `opsin.resume`. `stopped` says where the climb was ended before its last
+    step; it is empty where it came to its end. Of a `film` what was made are its frames.
+    """
+
+    stored_as = PicturesFacts
+    panels: tuple[Picture, ...]
+    film: bool = False
+    stopped: str = ""
+    numbers: Mapping[str, Tensor] = field(default_factory=dict)
+    state: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("numbers", "state"):
+            object.__setattr__(self, name, {k: plain(v) for k, v in getattr(self, name).items()})
+
+    @property
+    def images(self) -> Float[Tensor, "n 3 h w"]:
+        """What was made, one tensor. Raises `InputError` where the pictures are of several sizes."""
+        made = [panel.image for panel in self.panels if panel.made]
+        if len(sizes := {image.shape for image in made}) > 1:
+            raise InputError(f"pictures of {len(sizes)} sizes are no one tensor: take `panels`")
+        return torch.stack(made)
+
+    def pictures(self) -> list[tuple[str, Image.Image]]:
+        """One picture an image."""
+        return [(f"{p.group} {p.caption}".strip(), colour.photo(p.image)) for p in self.panels]
+
+    def _arrays(self) -> dict[str, Tensor]:
+        return {f"the picture {p.group!r}": p.image for p in self.panels if p.made} | dict(self.numbers)
+
+    def _take_apart(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        arrays = {f"{index:05d}": panel.image for index, panel in enumerate(self.panels)}
+        kept = {f"{kind}.{k}": v for kind in ("numbers", "state") for k, v in getattr(self, kind).items()}
+        return arrays | kept, {
+            "panels": [[p.group, p.caption, p.made] for p in self.panels],
+            "film": self.film,
+            "stopped": self.stopped,
+        }
+
+    def write_into(self, place: Path) -> None:
+        """Write the files of `save`, and of a film `animation.webp`."""
+        super().write_into(place)
+        if self.film:
+            with storing():
+                colour.animate(list(self.images), place / "animation.webp")
+
+    @classmethod
+    def _put_together(cls, arrays: dict[str, Tensor], facts: dict[str, Any]) -> "Pictures":
+        texts = facts.pop("panels")
+        panels = [
+            Picture(g, c, array(arrays, f"{index:05d}", 3, None, None), made)
+            for index, (g, c, made) in enumerate(texts)
+        ]
+        kept: dict[str, Any] = {"numbers": {}, "state": {}}
+        for name, value in arrays.items():
+            kind, _, rest = name.partition(".")
+            if kind in kept:
+                kept[kind][rest] = value
+        return cls(tuple(panels), **kept, **facts)

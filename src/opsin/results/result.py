@@ -1,0 +1,154 @@
+"""What a technique returns: frozen data that draws, saves and loads itself."""
+
+import html
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, ClassVar, NotRequired, cast
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from typing_extensions import TypedDict  # pydantic reads typing's from Python 3.12 on
+
+from opsin.base.arrays import read_arrays
+from opsin.base.errors import InputError
+from opsin.base.folders import RECORD, VALUES, storing, writing
+from opsin.base.records import Record, as_json, read_json
+from opsin.results.html import data_uri
+
+
+class Stored(TypedDict):
+    """What `record.json` says of any result."""
+
+    kind: str
+    record: NotRequired[Record | None]
+
+
+@dataclass(frozen=True, eq=False)
+class Result(ABC):
+    """Data with the record of how it was made.
+
+    `stored_as` is the shape of what a kind of result keeps in `record.json` besides kind and record.
+    """
+
+    kinds: ClassVar[dict[str, type["Result"]]] = {}
+    stored_as: ClassVar[type]
+    record: Record | None = field(default=None, kw_only=True)
+
+    def __init_subclass__(cls) -> None:
+        Result.kinds[cls.__name__] = cls
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        return all(equal(getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
+
+    __hash__ = None  # type: ignore[assignment]
+
+    @abstractmethod
+    def pictures(self) -> list[tuple[str, Image.Image]]:
+        """The result as pictures, each with a caption."""
+
+    def not_finite(self) -> list[str]:
+        """Which of its arrays hold NaN or infinite numbers, by name."""
+        return [name for name, values in self._arrays().items() if not values.isfinite().all()]
+
+    def _arrays(self) -> dict[str, Tensor]:
+        """What was computed, by the names that a reader knows it by."""
+        return self._take_apart()[0]
+
+    @abstractmethod
+    def _take_apart(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Arrays and JSON facts of the shape `stored_as`, from which `_put_together` makes the same value."""
+
+    @classmethod
+    @abstractmethod
+    def _put_together(cls, arrays: dict[str, Tensor], facts: dict[str, Any]) -> "Result":
+        """Raises `InputError` where the arrays do not fit."""
+
+    def save(self, folder: str | Path) -> Path:
+        """Write pictures (PNG, of findings JPEG), raw arrays (`values.npz`) and `record.json` into `folder`.
+
+        All files are written or none. Raises `InputError` where the folder cannot be written, or holds
+        something that Opsin did not write.
+        """
+        with writing(folder) as place:
+            self.write_into(place)
+        return Path(folder)
+
+    def write_into(self, place: Path) -> None:
+        """Write the files of `save` into an existing folder."""
+        with storing():
+            self._draw_into(place)
+        self.write_data(place)
+
+    def write_data(self, place: Path, *, compress: bool = True) -> None:
+        """Write what `load` reads into an existing folder, without pictures."""
+        arrays, facts = self._take_apart()
+        about = {"kind": type(self).__name__, **facts, "record": asdict(self.record) if self.record else None}
+        save = np.savez_compressed if compress else np.savez
+        with storing():
+            save(place / VALUES, **cast("Any", {k: v.numpy() for k, v in arrays.items()}))
+            (place / RECORD).write_text(as_json(about), "utf-8")
+
+    def _draw_into(self, place: Path) -> None:
+        for index, (_, picture) in enumerate(self.pictures()):
+            picture.save(place / f"{index:03d}.png")
+
+    @staticmethod
+    def load(folder: str | Path) -> "Result":
+        """The result that `save` wrote into `folder`, equal to it.
+
+        The folder may come from anybody: what is in it is read as data. Raises `InputError`, naming file and
+        fault, where it holds no result or a damaged one.
+        """
+        place = Path(folder)
+        if not (place / RECORD).exists():
+            raise InputError(f"{place} holds no {RECORD}: not a saved result")
+        kind = read_json(place / RECORD, Stored)["kind"]
+        if kind not in Result.kinds:  # each kind is known once its module is imported
+            from opsin.results import findings, gallery, heatmap, map, pictures  # noqa: F401, PLC0415
+        if kind not in Result.kinds:
+            inner = sorted(str(path.parent) for path in place.rglob(f"*/{VALUES}"))
+            if not inner:
+                raise InputError(f"{place / RECORD} is damaged: {kind!r} is no kind of result")
+            raise InputError(f"{place} holds several results, load one of them: {', '.join(inner[:6])}")
+        stored = read_json(place / RECORD, Stored)
+        facts: dict[str, Any] = read_json(place / RECORD, Result.kinds[kind].stored_as)
+        own = {name: fact for name, fact in facts.items() if name not in Stored.__annotations__}
+        arrays = read_arrays(place / VALUES)
+        try:
+            return Result.kinds[kind]._put_together(arrays, {**own, "record": stored.get("record")})
+        except InputError as error:
+            raise InputError(f"{place / VALUES} does not fit its {RECORD}: {error}") from error
+
+    def _repr_html_(self) -> str:
+        title = html.escape(self.record.technique if self.record else type(self).__name__)
+        cells = "".join(
+            f'<figure style="margin:0"><img src="{data_uri(picture)}" style="max-width:224px">'
+            f"<figcaption>{html.escape(caption)}</figcaption></figure>"
+            for caption, picture in self.pictures()
+        )
+        return f'<b>{title}</b><div style="display:flex;flex-wrap:wrap;gap:8px">{cells}</div>'
+
+
+def plain(values: Tensor) -> Tensor:
+    """On the CPU, without a graph, in a dtype that NumPy has."""
+    values = values.detach().cpu().contiguous().clone()  # not the network's or the caller's own
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+
+
+def equal(a: Any, b: Any) -> bool:
+    """Whether two values are equal, numbers to the bit and NaN to NaN."""
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return (
+            a.dtype == b.dtype
+            and a.shape == b.shape
+            and np.array_equal(a.numpy(), b.numpy(), equal_nan=a.is_floating_point())
+        )
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        return a.keys() == b.keys() and all(equal(a[k], b[k]) for k in a)
+    return bool(a == b)

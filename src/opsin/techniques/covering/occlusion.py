@@ -1,0 +1,101 @@
+from typing import Annotated
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from opsin.base.errors import InputError
+from opsin.base.job import steps
+from opsin.network.batches import chunks, forward_batch
+from opsin.network.model import Model
+from opsin.network.shortcuts.detour import detour
+from opsin.objectives.units import PREDICTED
+from opsin.registry.kinds import Arg, Target
+from opsin.registry.technique import technique
+from opsin.results.heatmap import Heatmap
+
+
+@technique(
+    paper="Zeiler, Fergus: Visualizing and Understanding Convolutional Networks, 2013 (arXiv:1311.2901), 4.2",
+    reading="Red: covering this place lowers the score, so the network needs it. Blue: covering it helps.",
+    cost=180,
+)
+def occlusion(
+    model: Model,
+    images: Float[Tensor, "n 3 h w"],
+    target: Target = PREDICTED,
+    patch: Annotated[int, Arg("side of the grey square, pixels", least=1)] = 32,
+    stride: Annotated[int, Arg("step between squares, pixels", least=1)] = 16,
+    fill: Annotated[float, Arg("grey level of the square", least=0, most=1)] = 0.5,
+) -> Heatmap:
+    """The drop of the score when a grey square covers a place, averaged over the squares that cover it.
+
+    D(p) = S(x) - S(x with square p filled). `extras["score"]` is S at each position of the square,
+    (n, rows, columns), `extras["drop"]` is D, `extras["top_class"]` the most probable class there
+    (absent where the output is not (n, classes)). `values` hold, for each pixel, the mean of D over
+    the squares on it. Signed, in units of the score.
+
+    The last row and column of squares reach over the edge where the stride does not divide the rest.
+    The predicted class is the one of the whole photo. Raises `InputError` on a patch larger than the
+    image, and on a stride larger than the patch, which would leave pixels unseen.
+    """
+    height, width = images.shape[-2:]
+    if patch > min(height, width):
+        raise InputError(f"occlusion: a patch of {patch} pixels is larger than the image, {height}x{width}")
+    if stride > patch:
+        raise InputError(f"occlusion: a stride of {stride} pixels skips pixels between patches of {patch}")
+    tops, lefts = _starts(height, patch, stride), _starts(width, patch, stride)
+    squares = [(top, left) for top in tops for left in lefts]
+    layers = tuple(dict.fromkeys((*target.layers, "output")))
+    size = forward_batch(model, images)
+    whole = model.run(images, layers)
+    base = target.score(whole)
+    way = detour(model, images, layers, patch)
+    batches = [(i, part) for i in range(len(images)) for part in chunks(len(squares), size)]
+    scores = torch.empty(len(images), len(squares), dtype=torch.promote_types(base.dtype, torch.float32))
+    classes = torch.zeros(len(images), len(squares), dtype=torch.long)
+    for index, part in steps(batches, len(batches), "occlusion"):
+        covered = _covered(images[index], squares[part], patch, fill)
+        if way and part.start == 0:
+            known = model.run(images[index : index + 1], way.layers)
+        run = (
+            way.run(model, covered, squares[part], patch, layers, known)
+            if way
+            else model.run(covered, layers)
+        )
+        scores[index, part] = target.for_image(whole, index).score(run).cpu()
+        if run["output"].ndim == 2:
+            classes[index, part] = run["output"].argmax(1).cpu()
+    drop = base.cpu()[:, None] - scores
+    grid = (len(images), len(tops), len(lefts))
+    extras = {"score": scores.view(grid), "drop": drop.view(grid), "top_class": classes.view(grid)}
+    if whole["output"].ndim != 2:
+        del extras["top_class"]
+    values = _spread(drop, squares, patch, (height, width))
+    return Heatmap(values, images, signed=True, overlay=True, extras=extras)
+
+
+def _starts(length: int, patch: int, stride: int) -> list[int]:
+    """Where the squares begin along one side; the last one reaches the edge or over it."""
+    return [step * stride for step in range(-((patch - length) // stride) + 1)]
+
+
+def _covered(
+    image: Float[Tensor, "3 h w"], squares: list[tuple[int, int]], patch: int, fill: float
+) -> Float[Tensor, "k 3 h w"]:
+    covered = image.expand(len(squares), *image.shape).clone()
+    for one, (top, left) in zip(covered, squares, strict=True):
+        one[:, top : top + patch, left : left + patch] = fill
+    return covered
+
+
+def _spread(
+    drop: Float[Tensor, "n k"], squares: list[tuple[int, int]], patch: int, size: tuple[int, int]
+) -> Float[Tensor, "n 1 h w"]:
+    """For each pixel the mean drop of the squares that cover it."""
+    total, times = torch.zeros(len(drop), *size, dtype=drop.dtype), torch.zeros(size)
+    for index, (top, left) in enumerate(squares):
+        place = (slice(top, top + patch), slice(left, left + patch))
+        total[:, *place] += drop[:, index, None, None]
+        times[place] += 1
+    return (total / times)[:, None]

@@ -1,0 +1,1 @@
+"""Gradients of a score in the image's pixels."""

@@ -1,0 +1,74 @@
+from typing import Annotated
+
+import torch
+
+from opsin.base.choices import MOST_PIXELS
+from opsin.base.errors import InputError
+from opsin.network.model import Model
+from opsin.objectives.features import diversity
+from opsin.optimise.canvas import Fourier
+from opsin.optimise.climb import climb, climbed
+from opsin.optimise.recipe import Recipe
+from opsin.optimise.transforms import affine, jitter
+from opsin.registry.kinds import Arg, Target
+from opsin.registry.technique import technique
+from opsin.results.pictures import Pictures
+
+
+@technique(
+    paper="Olah, Mordvintsev, Schubert: Feature Visualization, Distill 2017 (doi:10.23915/distill.00007)",
+    reading="What excites the target most, as a picture that survives small shifts and turns.",
+    cost=1536,
+    iterative=True,
+)
+def feature_visualization(
+    model: Model,
+    target: Target,
+    steps: Annotated[int, Arg("gradient steps", least=1)] = 512,
+    rate: Annotated[float, Arg("Adam's rate, in the spectrum's unit", least=0, most=10)] = 0.05,
+    pictures: Annotated[int, Arg("how many different ones of a single target", least=1)] = 1,
+    variety: Annotated[
+        float,
+        Arg("weight of their difference at the target's layer, where there are several", least=0, most=1e6),
+    ] = 1.0,
+    shift: Annotated[int, Arg("jitter, pixels", least=0, most=MOST_PIXELS)] = 16,
+    turn: Annotated[float, Arg("rotation, degrees", least=0, most=180)] = 10.0,
+    zoom: Annotated[float, Arg("share by which it is enlarged or reduced", least=0, most=0.9)] = 0.1,
+    size: Annotated[
+        int | None, Arg("side in pixels; by default the model's", least=16, most=MOST_PIXELS)
+    ] = None,
+    seed: Annotated[int, Arg("random seed of the first picture and the changes", least=0)] = 0,
+) -> Pictures:
+    """The image that maximises an objective, sought in a decorrelated spectrum under random small changes.
+
+    arg max_ŷ E_T[S(T(x(ŷ)))] with x = σ(C F⁻¹(s ŷ) / 4) (see `canvas.Fourier`) and T a random shift, turn and
+    zoom, drawn anew in every step; Adam from faint noise.
+
+    Several targets (separated by semicolons) make a picture each; several `pictures` of one target are
+    kept apart by `diversity` at its first layer.
+    """
+    if target.count > 1 and pictures > 1:
+        raise InputError(
+            f"feature_visualization: {pictures} pictures of one target, or one each of {target.count} targets"
+        )
+    height, width = (size, size) if size else model.size
+    n = max(target.count, pictures)
+    canvas = Fourier(height, width)
+    start = canvas.noise(n, torch.Generator().manual_seed(seed)).to(model.device)
+    spread = pictures > 1 and variety and target.count == 1
+    changes = [jitter(shift)] if shift else []
+    changes += [affine(turn, 1 - zoom, 1 + zoom)] if turn or zoom else []
+    found = climb(
+        "feature visualization",
+        model,
+        target + variety * diversity(spatial(model, target.layers[0])) if spread else target,
+        start,
+        Recipe(steps=steps, rate=rate, canvas=canvas, transforms=changes, seed=seed),
+    )
+    return climbed(found, target, model)
+
+
+def spatial(model: Model, layer: str) -> str:
+    """The layer itself, or for an output without positions the model's last layer with a spatial extent."""
+    call = model.call(layer)
+    return layer if call is not None and call.extent not in (None, (1, 1)) else model.default_layer

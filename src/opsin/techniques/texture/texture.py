@@ -1,0 +1,79 @@
+from contextlib import nullcontext
+from typing import Annotated, Literal
+
+from jaxtyping import Float
+from torch import Tensor
+
+from opsin.base.choices import MOST_PIXELS, Optimiser
+from opsin.images.tensors import longest, resized
+from opsin.network.model import Model
+from opsin.network.shortcuts.pooling import AveragePooling
+from opsin.optimise.climb import climb
+from opsin.optimise.recipe import Recipe
+from opsin.optimise.textures import DEFAULT_RATES, first_activations, noise, photo_label, texture_objective
+from opsin.registry.kinds import Arg, Layers
+from opsin.registry.technique import technique
+from opsin.results.pictures import Picture, Pictures
+
+
+@technique(
+    paper="Gatys, Ecker, Bethge: Texture Synthesis Using Convolutional Neural Networks, 2015 "
+    "(arXiv:1505.07376), eq. 1-4",
+    reading="New texture like the photo's: as its network features go together, wherever they are.",
+    cost=600,
+    iterative=True,
+    photos="whole",
+    network="vgg16_features",
+)
+def texture(
+    model: Model,
+    images: Float[Tensor, "n 3 h w"],
+    layers: Layers = None,
+    size: Annotated[int, Arg("side of the new texture, pixels", least=16, most=MOST_PIXELS)] = 256,
+    source: Annotated[
+        int, Arg("longer side that the photo is reduced to, pixels", least=16, most=MOST_PIXELS)
+    ] = 256,
+    steps: Annotated[int, Arg("steps of the optimiser", least=1)] = 200,
+    optimiser: Annotated[Optimiser, Arg("lbfgs as the paper, adam or plain gradients")] = "lbfgs",
+    rate: Annotated[
+        float | None,
+        Arg("rate; by default 1 for lbfgs, 0.02 for adam, 0.005 for gradient", least=0, most=100),
+    ] = None,
+    pooling: Annotated[
+        Literal["average", "maximum"], Arg("how the network pools; average as the paper")
+    ] = "average",
+    tile: Annotated[int, Arg("pixels: larger textures are worked in tiles of this side", least=64)] = 768,
+    seed: Annotated[int, Arg("random seed of the noise", least=0)] = 0,
+) -> Pictures:
+    """An image whose Gram matrices are the photo's: arg min_x Σ_l E_l, from noise.
+
+    E_l = 1/(4 N²) Σ_ij (G_ij - Ĝ_ij)² with G = F Fᵀ / M, F the layer's N maps at M positions, in units in
+    which F's mean is one on the photo (the paper's network is normalised so). `numbers["share"]` is the loss
+    as a share of the noise image's.
+
+    By default the layers are the first activation at every resolution (VGG: relu1_1 to relu5_1). Departs
+    from the paper: G is a mean over positions, so that the new texture may have any size.
+    """
+    panels: list[Picture] = []
+    numbers: dict[str, Tensor] = {}
+    for index, image in enumerate(images):
+        photo = resized(image[None], longest(image[None], min(source, max(image.shape[-2:]))))
+        with AveragePooling() if pooling == "average" else nullcontext():
+            target = texture_objective(model, photo, layers or first_activations(model))
+            found = climb(
+                photo_label(index, len(images)) + "texture",
+                model,
+                target,
+                noise(photo, (size, size), seed),
+                Recipe(
+                    steps=steps,
+                    rate=DEFAULT_RATES[optimiser] if rate is None else rate,
+                    optimiser=optimiser,
+                    tile=tile,
+                ),
+            )
+        share = found.scores / found.scores[:1]
+        numbers |= {f"{index} loss": -found.scores, f"{index} share": share}
+        caption = f"loss {100 * float(share[-1]):.3g} % of the noise's" if found.begun else "not begun"
+        panels += [Picture("photo", "", photo[0], made=False), Picture("texture", caption, found.images[0])]
+    return Pictures(tuple(panels), numbers=numbers)

@@ -1,0 +1,55 @@
+"""Networks built with published, random or own weights."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from opsin.base.errors import NetworkError
+from opsin.zoo.checkpoints import fault, fill
+
+IMAGENET_CLASSES = 1000
+
+
+def available(family: str) -> list[str]:
+    """Every classifier that `timm` or `torchvision` has by name."""
+    if family == "timm":
+        import timm
+
+        return list(timm.list_models())
+    import torchvision
+
+    return torchvision.models.list_models(module=torchvision.models)  # type: ignore[no-any-return]
+
+
+def built(
+    name: str, build: Callable[[bool], nn.Module], weights: str | Path | None, *, fetched: bool = True
+) -> nn.Module:
+    """The network with published, random or own weights; the published ones may have to be fetched."""
+    if weights is None:
+        try:
+            return build(True).eval()
+        except Exception as error:
+            offline = "; with no connection give a file of them as its weights, or 'random' for random ones"
+            raise NetworkError(
+                f"the weights of {name} cannot be loaded ({type(error).__name__}: {fault(error)})"
+                f"{offline if fetched else ''}"
+            ) from error
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        try:
+            network = build(False).eval()
+        except Exception as error:
+            raise NetworkError(f"{name} cannot be built: {type(error).__name__}: {fault(error)}") from error
+    if weights != "random":
+        fill(network, weights, name)
+    return network
+
+
+def imagenet_classes() -> list[str]:
+    """The names of ImageNet's 1,000 classes, in the order of outputs."""
+    from timm.data.imagenet_info import ImageNetInfo
+
+    info = ImageNetInfo()
+    return [info.index_to_description(i) for i in range(IMAGENET_CLASSES)]

