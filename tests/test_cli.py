@@ -528,7 +528,7 @@ def test_a_signal_ends_a_climb_with_the_picture_so_far_and_says_how_to_go_on(her
     climbed = len(made.numbers["scores"])
     assert 1 <= climbed < 100000
     assert made.stopped == f"class model: stopped at step {climbed} of 100000"
-    assert f"opsin: {made.stopped}; `opsin resume out` goes on from there" in err
+    assert f"opsin: {made.stopped}; `opsin resume out` resumes there" in err
     assert call("resume", "out", *OWN, "--steps", str(climbed))[0] == 0
     assert opsin.Result.load("out").panels == made.panels
     assert not opsin.Result.load("out").stopped
@@ -537,7 +537,7 @@ def test_a_signal_ends_a_climb_with_the_picture_so_far_and_says_how_to_go_on(her
 def test_an_interrupt_of_what_is_not_climbed_writes_nothing(here):
     code, err = interrupted("occlusion", *SLOW)
     assert code == 130
-    assert "cancelled, nothing was written" in err
+    assert "cancelled; nothing was written" in err
     assert "Traceback" not in err
     assert not Path("occlusion").exists()
 

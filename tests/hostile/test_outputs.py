@@ -435,7 +435,7 @@ def test_the_next_command_says_what_could_be_gone_on_with_and_removes_it_at_its_
     killed(*CLIMB, "--steps", "100000", when=has_checkpoint())
     code, out, err = call(*CLIMB, "--steps", "2")
     assert (code, out) == (0, "out\n")
-    assert "was killed; `opsin resume out` would go on" in err
+    assert "was killed; `opsin resume out` would resume" in err
     assert not list(Path("out").glob(f"{WORKING}*"))
 
 

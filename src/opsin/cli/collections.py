@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
 MOST_TOLD = 20  # files that could not be read
 COLLECTION = click.argument("collection", type=click.Path())
-LAYER = click.option("--layer", "-l", default=None, help="Of the collection; by default its first.")
+LAYER = click.option("--layer", "-l", default=None, help="Layer of the collection; by default its first one.")
 METRIC = click.option(
     "--metric",
     type=click.Choice(["cosine", "euclidean"]),
     default="cosine",
     show_default=True,
-    help="Distance.",
+    help="Distance between features.",
 )
-OWN_MODEL = model_option(None, "By default the collection's own.")
+OWN_MODEL = model_option(None, "By default the collection's own network.")
 
 
 @click.command()
@@ -34,21 +34,42 @@ OWN_MODEL = model_option(None, "By default the collection's own.")
 @model_option(DEFAULT_MODEL, "")
 @WEIGHTS
 @click.option(
-    "--layer", "-l", "layers", multiple=True, help="May be repeated; by default the classifier's input."
+    "--layer",
+    "-l",
+    "layers",
+    multiple=True,
+    help="Layer to keep features of; may be repeated. By default the classifier's input.",
 )
 @click.option(
     "--labels",
     type=click.Path(),
     default=None,
-    help="CSV with the columns path and label, or the word folders, whose names are labels at first; "
-    "by default those of the last scan.",
+    help="CSV file with the columns path and label, or `folders` to use the folders' names. By default the "
+    "first scan takes the folders' names; later ones keep the labels they find.",
 )
-@click.option("--top", type=click.IntRange(1), default=9, show_default=True, help="Images kept a channel.")
 @click.option(
-    "--workers", type=click.IntRange(0), default=None, help="Processes that decode; with ray, networks."
+    "--top",
+    type=click.IntRange(1),
+    default=9,
+    show_default=True,
+    help="Number of top images to keep per channel.",
 )
-@click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True)
-@click.option("--address", default=None, help="Of a Ray cluster; by default one of this machine is started.")
+@click.option(
+    "--workers",
+    type=click.IntRange(0),
+    default=None,
+    help="Decoding processes (local), or copies of the network (ray).",
+)
+@click.option(
+    "--engine",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="Where the network runs.",
+)
+@click.option(
+    "--address", default=None, help="Address of a Ray cluster; by default one is started on this machine."
+)
 @click.option(
     "--out",
     "-o",
@@ -56,7 +77,7 @@ OWN_MODEL = model_option(None, "By default the collection's own.")
     default="collection",
     show_default=True,
     callback=check_folder_name,
-    help="The collection.",
+    help="Folder of the collection.",
 )
 def scan(
     folder: str,
@@ -68,24 +89,24 @@ def scan(
 ) -> None:
     """Run the network once over every photo below FOLDER and keep what it saw, in a collection.
 
-    FOLDER may be an address that fsspec knows, as s3://bucket/photos. Stopped, the same command goes on;
-    run again, it takes in what is new or has changed.
+    FOLDER may be an address that fsspec knows, such as s3://bucket/photos. Run the same command again to
+    resume a scan that was stopped, or to add new and changed files.
     """
     from opsin.collection.files.source import Source
     from opsin.collection.scan.scanning import scan as run
 
-    Source(folder)  # a wrong one is told before a network is built
+    Source(folder)  # fail on a bad folder before loading the network
     model = open_model(model_name, weights)
     if not model.weigh().finite:
-        click.echo("opsin: the network's weights hold NaN or infinite numbers: so may what is kept", err=True)
+        click.echo(
+            "opsin: the network's weights hold NaN or infinite numbers, so the collection may too", err=True
+        )
     try:
         with progress():
             made = run(folder, model, folder_out, layers=layers or None, **settings)
     except KeyboardInterrupt as interrupt:
-        click.echo(
-            f"opsin: stopped; {len(open_collection(folder_out)):,} images are kept, the same command goes on",
-            err=True,
-        )
+        kept = len(open_collection(folder_out))
+        click.echo(f"opsin: stopped; {kept:,} images are kept; run the command again to go on", err=True)
         sys.exit(exit_code(interrupt))
     unread = made.unread()
     for why in list(unread.values())[:MOST_TOLD]:
@@ -102,11 +123,13 @@ def scan(
 @click.argument("photos", nargs=-1, type=click.Path())
 @OWN_MODEL
 @WEIGHTS
-@click.option("-k", type=click.IntRange(1), default=10, show_default=True, help="How many.")
+@click.option("-k", type=click.IntRange(1), default=10, show_default=True, help="Number of neighbours.")
 @LAYER
 @METRIC
 @click.option(
-    "--index", is_flag=True, help="Build an index and ask it: faster beyond some millions, not always exact."
+    "--index",
+    is_flag=True,
+    help="Search an approximate index: faster beyond some million images, not always exact.",
 )
 @OUT
 def neighbours(
@@ -120,14 +143,16 @@ def neighbours(
 ) -> None:
     """The images of COLLECTION nearest to PHOTOS in feature space; without photos, leave-one-out accuracy.
 
-    Without photos each labelled image is given the label that most of its k nearest others have.
+    Leave-one-out gives each labelled image the label that most of its k nearest neighbours have.
     """
     from opsin.collection.ask.neighbours import leave_one_out
     from opsin.collection.ask.neighbours import neighbours as run
 
     if not photos:
         if index:
-            raise click.UsageError("leave-one-out accuracy is exact: --index goes with photos")
+            raise click.UsageError(
+                "--index goes with photos: leave-one-out accuracy, without them, is always exact"
+            )
         _find(collection, folder or "neighbours", lambda opened: leave_one_out(opened, **settings))
         return
     given = open_photos(photos)
@@ -155,7 +180,7 @@ def neighbours(
     "channels",
     type=click.IntRange(0),
     multiple=True,
-    help="A channel; may be repeated. By default all.",
+    help="Channel; may be repeated. By default all channels.",
 )
 @click.option(
     "--projection",
@@ -185,12 +210,24 @@ def units(
 @click.command()
 @COLLECTION
 @LAYER
-@click.option("--method", type=click.Choice(["tsne", "pca"]), default="tsne", show_default=True)
-@click.option("--most", type=click.IntRange(2), default=2000, show_default=True, help="Of more, a sample.")
-@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
+@click.option(
+    "--method",
+    type=click.Choice(["tsne", "pca"]),
+    default="tsne",
+    show_default=True,
+    help="Projection to the plane.",
+)
+@click.option(
+    "--most",
+    type=click.IntRange(2),
+    default=2000,
+    show_default=True,
+    help="Largest number of images; a larger collection is sampled.",
+)
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Random seed.")
 @OUT
 def map(collection: str, folder: str | None, **settings: Any) -> None:
-    """Lay COLLECTION out in two dimensions: a picture of thumbnails, and a page to wander in."""
+    """Lay COLLECTION out in two dimensions: a picture of thumbnails, and a page to explore it."""
     from opsin.collection.ask.map import map as run
 
     _find(collection, folder or "map", lambda opened: run(opened, **settings))
@@ -200,13 +237,15 @@ def map(collection: str, folder: str | None, **settings: Any) -> None:
 @COLLECTION
 @OWN_MODEL
 @WEIGHTS
-@click.option("--count", type=click.IntRange(0), default=12, show_default=True, help="Errors to show.")
+@click.option(
+    "--count", type=click.IntRange(0), default=12, show_default=True, help="Number of errors to show."
+)
 @LAYER
 @OUT
 def mistakes(
     collection: str, model_name: str | None, weights: str | None, folder: str | None, **settings: Any
 ) -> None:
-    """Where the network goes wrong on COLLECTION's labels: confusions, and the errors it is surest of."""
+    """Where the network goes wrong on COLLECTION's labels: confusions, and its most confident errors."""
     from opsin.collection.ask.mistakes import mistakes as run
 
     def find(opened: "Collection") -> Any:
@@ -223,7 +262,7 @@ def _model(collection: "Collection", name: str | None, weights: str | None) -> "
 
 
 def _find(collection: str, place: str, find: "Callable[[Collection], Any]") -> None:
-    """Write what is found in a collection, and tell where its page is."""
+    """Write what is found in a collection, and print where its page is."""
     from opsin.base.folders import PAGE, writing
 
     opened = open_collection(collection)

@@ -82,7 +82,7 @@ def open_collection(folder: str) -> "Collection":
 def open_photos(photos: tuple[str, ...], target: str | None = None) -> "list[tuple[str, Opened]]":
     """The photos, those in folders, and those of collections that show the target, with their names.
 
-    Of many, few are held decoded. Those in files and folders have been looked at: they can be read.
+    Few are held decoded at once. Files and folders have been checked: their photos can be read.
     """
     from opsin.images.photos import decoded, folder_photos, open_photo
 

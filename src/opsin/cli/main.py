@@ -1,4 +1,4 @@
-"""The command line: one command a technique, made from the registry."""
+"""The command line: one command per technique, made from the registry."""
 
 import sys
 from pathlib import Path
@@ -33,7 +33,7 @@ from opsin.registry import catalogue
 
 
 class Commands(click.Group):
-    """The fixed commands and, from the registry, one a technique; errors are told without a traceback."""
+    """The fixed commands and, from the registry, one per technique; errors are shown without a traceback."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: D102
         return [*super().list_commands(ctx), *catalogue.names()]
@@ -48,7 +48,11 @@ class Commands(click.Group):
         fixed = [
             (name, self.commands[name].get_short_help_str(limit=200)) for name in super().list_commands(ctx)
         ]
-        for title, rows in (("Commands", fixed), ("Techniques", list(catalogue.names().items()))):
+        about = catalogue.names()
+        sections = {
+            title: [(name, about[name]) for name in own] for title, own in catalogue.sections().items()
+        }
+        for title, rows in {"Commands": fixed, **sections}.items():
             with formatter.section(title):
                 formatter.write_dl(rows)
 
@@ -74,7 +78,7 @@ for command in COMMANDS:
 
 
 def main() -> None:
-    """The entry point of the `opsin` command: what is wrong with the input ends with exit code 2."""
+    """The entry point of the `opsin` command: bad input ends with exit code 2."""
     try:
         with handling(end):
             cli.main(standalone_mode=False)
@@ -85,7 +89,7 @@ def main() -> None:
         error.show()
         sys.exit(2)
     except (click.Abort, KeyboardInterrupt) as error:
-        click.echo("opsin: cancelled, nothing was written", err=True)
+        click.echo("opsin: cancelled; nothing was written", err=True)
         sys.exit(exit_code(error.__cause__ or error))  # click makes an Abort of an interrupt
 
 
@@ -99,15 +103,18 @@ def main() -> None:
     default=None,
     help="Class name or index, layer:channel, layer:channel@row,column, or a sum.",
 )
-@click.option("--layer", "-l", default=None, help="Layer for the techniques that take one.")
+@click.option("--layer", "-l", default=None, help="Layer, for the techniques that take one.")
 @click.option(
     "--technique",
     "techniques",
     multiple=True,
-    help="Run this one (may be repeated) in place of all that cost little.",
+    help="Technique to run (may be repeated); by default all inexpensive ones.",
 )
 @click.option(
-    "--collection", type=click.Path(), default=None, help="Show what looks alike in it: see `opsin scan`."
+    "--collection",
+    type=click.Path(),
+    default=None,
+    help="Collection to show similar images from: see `opsin scan`.",
 )
 @OUT
 def explain(
@@ -129,7 +136,7 @@ def explain(
     place = folder or "explain"
     with writing(place) as fresh:
         alike = open_collection(collection) if collection else None
-        opened = open_photos(photos, target)  # a wrong one is told before a network is built
+        opened = open_photos(photos, target)  # fail on bad paths before loading the network
         model = default_model(model_name, weights, (collection, *photos))
         ((images,),) = batches(opened, model, "together")
         names = [name for name, _ in opened]
@@ -149,7 +156,7 @@ def explain(
 
 @cli.command()
 def techniques() -> None:
-    """List every technique with its paper and its cost."""
+    """List every technique with its paper and its cost in forward passes."""
     from rich.console import Console
     from rich.table import Table
 
@@ -162,7 +169,7 @@ def techniques() -> None:
 @cli.command()
 @click.argument("family", required=False, type=click.Choice(["timm", "torchvision"]))
 def models(family: str | None) -> None:
-    """List the zoo; with FAMILY, every network that timm or torchvision has by name."""
+    """List the networks of the zoo; with FAMILY, every network of timm or torchvision."""
     from opsin.zoo import building, by_name
 
     if family is not None:
@@ -200,7 +207,7 @@ def gallery(folder: str) -> None:
     "--steps",
     type=click.IntRange(1),
     default=None,
-    help="Of each climb, in all; those that were finished stay. By default as at first.",
+    help="Total number of steps; finished stages stay as they are. By default as at first.",
 )
 @EVERY
 @ANIMATION
@@ -221,9 +228,9 @@ def resume(
     animation: str,
     folder: str | None,
 ) -> None:
-    """Go on with pictures that were stopped, or climb further: RESULT is their folder.
+    """Resume pictures that were stopped, or give them more steps: RESULT is their folder.
 
-    It may be the output folder of a command that was killed, or of one that made pictures of several photos.
+    RESULT may also be the output folder of a command that was killed, or of one with several photos.
     """
     from opsin.base.folders import writing
     from opsin.base.resuming import not_begun, parts

@@ -13,7 +13,7 @@ from opsin.cli.watch import progress
 
 
 def is_model(things: tuple[str, ...]) -> bool:
-    """Whether a word names a network and no photo."""
+    """Whether the only argument names a network, not a photo."""
     from opsin.images.photos import SUFFIXES
 
     return (

@@ -11,14 +11,14 @@ EVERY = click.option(
     "--every",
     type=click.IntRange(1),
     default=None,
-    help="Keep every so many steps' picture, as an animation.",
+    help="Save an animation with one frame every N steps.",
 )
 ANIMATION = click.option(
     "--animation",
     type=click.Choice(ANIMATIONS),
     default="webp",
     show_default=True,
-    help="Kind of the animation.",
+    help="File format of animations.",
 )
 
 
@@ -51,7 +51,7 @@ OUT = click.option(
 
 
 def model_option(
-    default: str | None, also: str = "For a collection by default its own."
+    default: str | None, also: str = "For the images of a collection, its own network by default."
 ) -> Callable[[Command], Command]:
     """The option that names a network."""
     shown = default is not None

@@ -23,7 +23,7 @@ def each(
 ) -> Iterator[tuple[str, Path]]:
     """The results to make, with their folders; a signal that ended one of them ends the others too.
 
-    The index also lists those that are `absent`: what was asked for and not begun.
+    The index also lists those that are `absent`: photos that were asked for and not begun.
     """
     todo = list(names)
     _write_index(fresh, [*todo, *absent])
@@ -81,10 +81,10 @@ def keep_animation(before: Path, inner: Path) -> None:
 
 
 def say_resumable(place: str) -> None:
-    """Say that a killed command left something behind which could be gone on with."""
+    """Say that a killed command left pictures behind that can be resumed."""
     click.echo(
-        f"opsin: a command that made pictures in {place} was killed; `{_command('resume', place)}` would go "
-        "on with them, this command begins anew and takes their place",
+        f"opsin: a command that made pictures in {place} was killed; `{_command('resume', place)}` would "
+        "resume them, this command starts again and replaces them",
         err=True,
     )
 
@@ -94,7 +94,7 @@ def finish(place: str, watch: Watch) -> None:
     click.echo(place)
     if watch.ended_by is not None:
         for folder, where in stopped(place).items():
-            click.echo(f"opsin: {where}; `{_command('resume', folder)}` goes on from there", err=True)
+            click.echo(f"opsin: {where}; `{_command('resume', folder)}` resumes there", err=True)
         sys.exit(128 + watch.ended_by)
 
 

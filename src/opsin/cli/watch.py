@@ -1,4 +1,4 @@
-"""What a command does while work runs: it shows the steps, keeps pictures and checkpoints, hears signals."""
+"""What a command does while work runs: shows steps, keeps pictures and checkpoints, handles signals."""
 
 import time
 from collections.abc import Iterator
@@ -40,7 +40,7 @@ class Watch:
         self.pause = CHECKPOINT_EVERY
 
     def into(self, folder: Path) -> None:
-        """From now on frames and checkpoints are of another result, which goes into this folder."""
+        """Frames and checkpoints from now on belong to another result, which goes into this folder."""
         self.folder = folder
         self.frames.clear()
         self.kept = time.monotonic()
@@ -52,7 +52,7 @@ class Watch:
         self.ended_by = number
 
     def __call__(self, step: "Step") -> None:
-        """Hear of a step."""
+        """Handle a step."""
         self._show(step)
         if step.images is None or not self.iterative:
             if self.ended_by is not None:
@@ -101,7 +101,7 @@ class Watch:
 
 @contextmanager
 def progress(every: int | None = None, *, iterative: bool = True) -> Iterator[Watch]:
-    """Show steps on stderr: a bar on a terminal, else a line now and then.
+    """Show steps on stderr: a bar on a terminal, otherwise a line every few seconds.
 
     Where the work is `iterative`, the first signal to end lets it come to its next step and end there with
     its picture; other work is cancelled.

@@ -1,4 +1,4 @@
-"""What an optimisation turns the knobs of: an image's pixels, or its spectrum in decorrelated colours."""
+"""The parameters that an optimisation changes: an image's pixels, or its spectrum in decorrelated colours."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass

@@ -36,7 +36,7 @@ NEAREST = 6  # images of a collection
 
 @dataclass(frozen=True)
 class Section:
-    """One photo: its most probable classes with probabilities, a result a technique, and what looks alike.
+    """One photo: its most probable classes with probabilities, a result per technique, and similar images.
 
     `no_classes` says why there are no classes, where there are none.
     """
@@ -59,7 +59,7 @@ class Report:
     left_out: tuple[tuple[str, str], ...]
 
     def save(self, folder: str | Path) -> Path:
-        """Write `index.html`, and beside it a folder a photo with each technique's `Result.save`.
+        """Write `index.html`, and beside it a folder per photo with each technique's `Result.save`.
 
         Returns the page's path. Raises `InputError` where the folder cannot be written.
         """

@@ -1,4 +1,4 @@
-"""One page with a real picture of every technique, on sample photos and networks that anyone can have."""
+"""One page with a real picture of every technique, on sample photos and networks that anyone can get."""
 
 from collections.abc import Callable
 from functools import cache
@@ -27,7 +27,7 @@ from opsin.zoo.by_name import load
 
 CROPS = 24  # of the cat, for facets
 SIDE = 384  # pixels, of whole photos
-# Where the defaults would take long or need to be told something
+# Settings where the defaults would take long, or where there is no default
 SETTINGS: dict[str, Callable[[], dict[str, Any]]] = {
     "class_model": lambda: {"target": "flamingo; bell pepper; goose", "l2": 0.0, "blur": 1.0},
     "deconvnet": lambda: {"target": "relu4_3:433"},  # the cat's eye
@@ -53,7 +53,7 @@ def gallery(folder: str | Path) -> Path:
     """Run every technique on a sample photo and write the page, each result beside it.
 
     Returns the page's path. Raises `InputError` where the folder cannot be written, `NetworkError` where
-    the weights of a network cannot be had.
+    the weights of a network are unavailable.
     """
     with writing(folder) as place:
         known = catalogue.techniques()
@@ -68,12 +68,8 @@ def gallery(folder: str | Path) -> Path:
             result.write_into(place / technique.name)
         networks = list(dict.fromkeys(technique.network for technique in known.values()))
         groups = [
-            (title, [pair for pair in results if test(pair[0])])
-            for title, test in (
-                ("What made it say so", lambda t: not t.iterative and not _of_layers(t)),
-                ("Pictures by optimisation", lambda t: t.iterative),
-                ("Layer by layer", _of_layers),
-            )
+            (title, [pair for pair in results if pair[0].name in members])
+            for title, members in catalogue.sections().items()
         ]
         html = page("gallery.html", card=card_of, results=results, networks=networks, groups=groups)
         about = {"kind": "Gallery page", "techniques": list(known)}
@@ -111,7 +107,3 @@ def crops(photo: Image.Image, model: Model) -> Float[Tensor, "n 3 h w"]:
         left, top = (int(torch.randint(0, s - side + 1, (), generator=draw)) for s in photo.size)
         found.append(fit(photo.crop((left, top, left + side, top + side)), model))
     return torch.stack(found)
-
-
-def _of_layers(technique: Technique) -> bool:
-    return technique.name in ("filters", "layers")

@@ -1,1 +1,1 @@
-"""Techniques are plain annotated functions: what they are called with, said and cited is read off them."""
+"""What a technique is, how it is found, called, recorded and resumed."""

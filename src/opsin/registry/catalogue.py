@@ -31,6 +31,17 @@ def names() -> dict[str, str]:
     return {name: text.split("\n\n")[0].replace("\n", " ") for name, text in docstrings.items()}
 
 
+@functools.cache
+def sections() -> dict[str, list[str]]:
+    """The techniques' names by section: a folder's first line, without its full stop."""
+    folders = sorted({path.parent for path in _files().values()})
+    titles = {folder: (folder / "__init__.py").read_text("utf-8").split('"""')[1] for folder in folders}
+    return {
+        title.partition("\n")[0].removesuffix("."): [n for n in names() if _path(n).parent == folder]
+        for folder, title in titles.items()
+    }
+
+
 def get(name: str) -> Technique:
     """The technique of this name. Raises `InputError` with the nearest names where there is none."""
     module = importlib.import_module(f"opsin.techniques.{_path(name).parent.name}.{name}")

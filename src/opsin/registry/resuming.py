@@ -14,23 +14,23 @@ from opsin.registry.catalogue import get
 
 
 def resume(result: Any, model: Any, *, steps: int | None = None, target: Any = None) -> Any:
-    """Go on where a saved or loaded result of a climbing technique stands.
+    """Resume a saved or loaded result of an iterative technique.
 
-    `result` is one, or the folder of one. Its arguments hold again, but for more `steps`. A `target` that
-    has no text form is to be given again.
+    `result` is one, or the folder of one. Its arguments are used again, with more `steps` if given. A
+    `target` that has no text form must be passed again.
 
-    Raises `InputError` on a result of another kind, another model or target, fewer steps than have been
-    climbed, or a target that has no text form and is not given.
+    Raises `InputError` on a result of another kind, another model or target, fewer steps than it already
+    has, or a missing target that has no text form.
     """
     from opsin.objectives.parsing import resolve
     from opsin.results.pictures import Pictures
     from opsin.results.result import Result
 
     if not isinstance(result, Result | str | Path):
-        raise InputError(f"resume takes a result or the folder of one, got {type(result).__name__}")
+        raise InputError(f"resume takes a result or its folder, got {type(result).__name__}")
     loaded = result if isinstance(result, Result) else Result.load(result)
     if not isinstance(loaded, Pictures) or loaded.record is None or not loaded.state:
-        raise InputError("only pictures that a technique climbed step by step can be resumed")
+        raise InputError("only pictures of an iterative technique can be resumed")
     about, record = get(loaded.record.technique), loaded.record
     climbed = _climbed(loaded.state)
     if steps is not None and steps < climbed:

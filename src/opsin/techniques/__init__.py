@@ -1,1 +1,1 @@
-"""One technique a file; the file has the function's name."""
+"""One technique per file, which has the function's name; a folder is a section of help, gallery and docs."""

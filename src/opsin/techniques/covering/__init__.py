@@ -1,1 +1,1 @@
-"""What happens to the score when parts of the photo are covered."""
+"""Covering parts of the image."""

@@ -1,1 +1,1 @@
-"""Gradients of a score in the image's pixels."""
+"""Gradients with respect to the image."""

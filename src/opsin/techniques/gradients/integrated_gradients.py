@@ -23,8 +23,8 @@ def integrated_gradients(
     model: Model,
     images: Float[Tensor, "n 3 h w"],
     target: Target = PREDICTED,
-    samples: Annotated[int, Arg("points on the path from the baseline", least=1, most=1000)] = 32,
-    baseline: Annotated[float, Arg("grey level that the path starts from", least=0, most=1)] = 0.0,
+    samples: Annotated[int, Arg("number of points on the path from the baseline", least=1, most=1000)] = 32,
+    baseline: Annotated[float, Arg("grey level of the baseline", least=0, most=1)] = 0.0,
 ) -> Heatmap:
     """The gradient along the straight path from a baseline to the image, times their difference.
 

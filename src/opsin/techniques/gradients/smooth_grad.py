@@ -23,11 +23,11 @@ def smooth_grad(
     model: Model,
     images: Float[Tensor, "n 3 h w"],
     target: Target = PREDICTED,
-    samples: Annotated[int, Arg("noisy copies of each image", least=1)] = 50,
+    samples: Annotated[int, Arg("number of noisy copies of each image", least=1)] = 50,
     noise: Annotated[
-        float, Arg("standard deviation of the noise, share of the image's range", least=0, most=10)
+        float, Arg("standard deviation of the noise, as a share of the image's range", least=0, most=10)
     ] = 0.15,
-    seed: Annotated[int, Arg("seed of the noise", least=0, most=2**63 - 1)] = 0,
+    seed: Annotated[int, Arg("random seed of the noise", least=0, most=2**63 - 1)] = 0,
 ) -> Heatmap:
     """The gradient of the score averaged over copies of the image with Gaussian noise.
 

@@ -1,1 +1,1 @@
-"""The network itself: its weights and what its layers give."""
+"""Weights and activations."""

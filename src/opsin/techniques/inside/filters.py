@@ -18,7 +18,7 @@ from opsin.results.gallery import Gallery, Panel
 def filters(
     model: Model,
     layer: Annotated[str | None, Arg("layer with convolution weights; the first one by default")] = None,
-    count: Annotated[int, Arg("how many filters to show", least=1)] = 64,
+    count: Annotated[int, Arg("number of filters to show", least=1)] = 64,
 ) -> Gallery:
     """The weights of a layer as pictures.
 

@@ -29,7 +29,7 @@ def layers(
     model: Model,
     images: Float[Tensor, "n 3 h w"],
     target: Target = PREDICTED,
-    tiles: Annotated[int, Arg("how many maps or kernels to show of each", least=1)] = 9,
+    tiles: Annotated[int, Arg("number of maps or kernels to show per layer", least=1)] = 9,
 ) -> Gallery:
     """Activations, weights and the gradients of both, of every layer: the ConvNetJS view.
 

@@ -1,1 +1,1 @@
-"""Maps of a layer, weighted by what they say for the target."""
+"""Class activation maps."""

@@ -22,7 +22,7 @@ def grad_cam(
     images: Float[Tensor, "n 3 h w"],
     target: Target = PREDICTED,
     layer: Layer = None,
-    relu: Annotated[bool, Arg("keep only what speaks for the target, as the paper does")] = True,
+    relu: Annotated[bool, Arg("keep only evidence for the target (ReLU), as in the paper")] = True,
 ) -> Heatmap:
     """A layer's maps weighted by the mean gradient of the score with respect to each.
 

@@ -26,7 +26,7 @@ def score_cam(
 
     L = ReLU(Σ_k α_k A_k), α = softmax over k of S(m + (x - m) ∘ H_k), H_k = A_k upsampled bilinearly
     and scaled to [0, 1] over its positions, m the model's mean colour (the paper masks the normalised
-    image, to zero). A map that is constant shows nothing. One forward pass a channel.
+    image, to zero). A map that is constant shows nothing. One forward pass per channel.
 
     Subtracting the score of the baseline, as the paper does, drops out in the softmax.
     """

@@ -1,1 +1,1 @@
-"""Pictures that make a unit, a class or a layer answer."""
+"""Pictures by optimisation."""

@@ -35,26 +35,27 @@ PUBLISHED = {
 def class_model(
     model: Model,
     target: Target,
-    steps: Annotated[int, Arg("gradient steps", least=1)] = 200,
+    steps: Annotated[int, Arg("number of gradient steps", least=1)] = 200,
     rate: Annotated[
-        float, Arg("mean change of a channel's value in a step, in deviations", least=0, most=1000)
+        float,
+        Arg("step size: mean change of a colour value per step, in standard deviations", least=0, most=1000),
     ] = 0.02,
     l2: Annotated[
         float | None,
-        Arg("λ of the squared norm; by default 1e-4, in published settings 0", least=0, most=1e6),
+        Arg("weight λ of the squared norm; by default 1e-4, or 0 with published settings", least=0, most=1e6),
     ] = None,
     settings: Annotated[
         Literal["own", "yosinski_1", "yosinski_2", "yosinski_3", "yosinski_4"],
-        Arg("Yosinski's published regularisation, in place of the five settings below"),
+        Arg("published regularisation of Yosinski et al., in place of the five settings below"),
     ] = "own",
-    decay: Annotated[float, Arg("share of the picture lost in a step", least=0, most=1)] = 0.0,
-    blur: Annotated[float, Arg("Gaussian blur, pixels", least=0, most=MOST_PIXELS)] = 0.0,
-    blur_every: Annotated[int, Arg("steps between blurs", least=1)] = EVERY,
+    decay: Annotated[float, Arg("share of the picture lost per step", least=0, most=1)] = 0.0,
+    blur: Annotated[float, Arg("radius of the Gaussian blur, pixels", least=0, most=MOST_PIXELS)] = 0.0,
+    blur_every: Annotated[int, Arg("number of steps between blurs", least=1)] = EVERY,
     small_norm: Annotated[
-        float, Arg("per cent of pixels of least norm set to zero", least=0, most=100)
+        float, Arg("percentage of pixels, those of smallest norm, set to zero", least=0, most=100)
     ] = 0.0,
     small_contribution: Annotated[
-        float, Arg("per cent of pixels that contribute least set to zero", least=0, most=100)
+        float, Arg("percentage of pixels, those that contribute least, set to zero", least=0, most=100)
     ] = 0.0,
 ) -> Pictures:
     """The image that maximises a class score: arg max_I S(I) - λ‖I‖², by gradient ascent from zero.

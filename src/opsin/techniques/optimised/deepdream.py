@@ -37,20 +37,27 @@ def deepdream(
     model: Model,
     images: Float[Tensor, "n 3 h w"],
     layers: Layers = None,
-    channel: Annotated[int | None, Arg("channel of the layer; by default all of them", least=0)] = None,
-    guide: Annotated[Sequence[Tensor], Arg("a second image to dream of", "images")] = (),
-    start: Annotated[Literal["photo", "noise"], Arg("where it begins")] = "photo",
-    steps: Annotated[int, Arg("for every octave", least=1)] = 15,
-    rate: Annotated[float, Arg("mean change of a channel's value in a step", least=0, most=1)] = 0.008,
-    octaves: Annotated[int, Arg("sizes, from small to full", least=1, most=100)] = 4,
+    channel: Annotated[int | None, Arg("channel of the layer; by default all channels", least=0)] = None,
+    guide: Annotated[Sequence[Tensor], Arg("image whose features the dream should show", "images")] = (),
+    start: Annotated[Literal["photo", "noise"], Arg("where the dream begins")] = "photo",
+    steps: Annotated[int, Arg("number of steps in each octave", least=1)] = 15,
+    rate: Annotated[float, Arg("step size: mean change of a colour value per step", least=0, most=1)] = 0.008,
+    octaves: Annotated[int, Arg("number of octaves (sizes, from small to full)", least=1, most=100)] = 4,
     ratio: Annotated[float, Arg("size ratio between octaves", least=1.05, most=10)] = 1.4,
     shift: Annotated[
-        int, Arg("jitter, pixels; at least half a tile where there are tiles", least=0, most=MOST_PIXELS)
+        int,
+        Arg(
+            "largest random shift (jitter), pixels; at least half a tile where tiles are used",
+            least=0,
+            most=MOST_PIXELS,
+        ),
     ] = 32,
     size: Annotated[
         int | None, Arg("longer side of the dream; by default the photo's", least=16, most=MOST_PIXELS)
     ] = None,
-    tile: Annotated[int, Arg("pixels: larger pictures are dreamt in tiles of this side", least=64)] = 512,
+    tile: Annotated[
+        int, Arg("side of a tile, pixels; larger pictures are processed in tiles", least=64)
+    ] = 512,
     frames: Annotated[int, Arg("number of film frames; each starts from the one before", least=1)] = 1,
     zoom: Annotated[float, Arg("zoom factor between frames", least=1, most=10)] = 1.05,
     seed: Annotated[int, Arg("random seed of the shifts and the noise", least=0)] = 0,

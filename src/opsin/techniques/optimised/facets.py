@@ -41,12 +41,12 @@ def facets(
     images: Float[Tensor, "n 3 h w"],
     target: Target = PREDICTED,
     layer: Layer = None,
-    clusters: Annotated[int, Arg("how many groups of the photos", least=1)] = 4,
-    nearest: Annotated[int, Arg("photos to a mean image, as the paper", least=1)] = 15,
-    steps: Annotated[int, Arg("in each of the three phases", least=1)] = 70,
+    clusters: Annotated[int, Arg("number of clusters of the photos", least=1)] = 4,
+    nearest: Annotated[int, Arg("number of photos per mean image; 15 in the paper", least=1)] = 15,
+    steps: Annotated[int, Arg("number of steps in each of the three phases", least=1)] = 70,
     rate: Annotated[float, Arg("Adam's rate, in the spectrum's unit", least=0, most=10)] = 0.02,
-    shift: Annotated[int, Arg("jitter, pixels", least=0, most=MOST_PIXELS)] = 8,
-    variation_weight: Annotated[float, Arg("λ of the total variation", least=0, most=1e6)] = 3e-3,
+    shift: Annotated[int, Arg("largest random shift (jitter), pixels", least=0, most=MOST_PIXELS)] = 8,
+    variation_weight: Annotated[float, Arg("weight λ of the total variation", least=0, most=1e6)] = 3e-3,
     seed: Annotated[int, Arg("random seed of t-SNE and k-means", least=0, most=2**32 - 1)] = 0,
 ) -> Pictures:
     """Class images that start from the mean of each cluster of photos of the class.

@@ -24,20 +24,20 @@ from opsin.results.pictures import Pictures
 def feature_visualization(
     model: Model,
     target: Target,
-    steps: Annotated[int, Arg("gradient steps", least=1)] = 512,
+    steps: Annotated[int, Arg("number of gradient steps", least=1)] = 512,
     rate: Annotated[float, Arg("Adam's rate, in the spectrum's unit", least=0, most=10)] = 0.05,
-    pictures: Annotated[int, Arg("how many different ones of a single target", least=1)] = 1,
+    pictures: Annotated[int, Arg("number of different pictures of a single target", least=1)] = 1,
     variety: Annotated[
         float,
-        Arg("weight of their difference at the target's layer, where there are several", least=0, most=1e6),
+        Arg("weight of the differences between several pictures, at the target's layer", least=0, most=1e6),
     ] = 1.0,
-    shift: Annotated[int, Arg("jitter, pixels", least=0, most=MOST_PIXELS)] = 16,
-    turn: Annotated[float, Arg("rotation, degrees", least=0, most=180)] = 10.0,
-    zoom: Annotated[float, Arg("share by which it is enlarged or reduced", least=0, most=0.9)] = 0.1,
+    shift: Annotated[int, Arg("largest random shift (jitter), pixels", least=0, most=MOST_PIXELS)] = 16,
+    turn: Annotated[float, Arg("largest random rotation, degrees", least=0, most=180)] = 10.0,
+    zoom: Annotated[float, Arg("largest random change of scale, as a share", least=0, most=0.9)] = 0.1,
     size: Annotated[
-        int | None, Arg("side in pixels; by default the model's", least=16, most=MOST_PIXELS)
+        int | None, Arg("side of the picture, pixels; by default the model's", least=16, most=MOST_PIXELS)
     ] = None,
-    seed: Annotated[int, Arg("random seed of the first picture and the changes", least=0)] = 0,
+    seed: Annotated[int, Arg("random seed of the start and the transforms", least=0)] = 0,
 ) -> Pictures:
     """The image that maximises an objective, sought in a decorrelated spectrum under random small changes.
 

@@ -32,16 +32,20 @@ def inversion(
     model: Model,
     images: Float[Tensor, "n 3 h w"],
     layers: Layers = None,
-    steps: Annotated[int, Arg("steps of Adam, for every layer", least=1)] = 300,
+    steps: Annotated[int, Arg("number of steps of Adam for each layer", least=1)] = 300,
     rate: Annotated[
         float, Arg("Adam's rate, in the spectrum's unit; it falls to a tenth", least=0, most=10)
     ] = 0.05,
     alpha: Annotated[float, Arg("exponent α of the norm", least=1, most=MOST_EXPONENT)] = 6.0,
-    norm_weight: Annotated[float, Arg("λ_α of the norm", least=0, most=1e12)] = 2.16e8,
+    norm_weight: Annotated[float, Arg("weight λ_α of the norm", least=0, most=1e12)] = 2.16e8,
     beta: Annotated[float, Arg("exponent β of the total variation", least=1, most=MOST_EXPONENT)] = 2.0,
     variation_weight: Annotated[
         float | None,
-        Arg("λ_β of the total variation; by default theirs: 0.5, 5 or 50 by depth", least=0, most=1e6),
+        Arg(
+            "weight λ_β of the total variation; by default the paper's: 0.5, 5 or 50 by depth",
+            least=0,
+            most=1e6,
+        ),
     ] = None,
     seed: Annotated[int, Arg("random seed of the noise", least=0)] = 0,
 ) -> Pictures:

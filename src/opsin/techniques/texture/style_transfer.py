@@ -49,27 +49,35 @@ CONTENT_SCALE = 3  # content is read at the fourth resolution (VGG: relu4_2)
 def style_transfer(
     model: Model,
     images: Float[Tensor, "n 3 h w"],
-    style: Annotated[Sequence[Tensor], Arg("pictures to take the style of", "images")],
-    mix: Annotated[str | None, Arg("shares of the styles, separated by commas; by default equal")] = None,
+    style: Annotated[Sequence[Tensor], Arg("picture whose style is used; may be repeated", "images")],
+    mix: Annotated[str | None, Arg("weights of the styles, separated by commas; by default equal")] = None,
     masks: Annotated[
-        Sequence[Tensor], Arg("where each style goes: white in a picture for each", "images")
+        Sequence[Tensor], Arg("one picture per style, white where that style goes", "images")
     ] = (),
     content: Layers = None,
     layers: Layers = None,
-    ratio: Annotated[float, Arg("α/β, content to style", least=0, most=1e6)] = 1e-2,
+    ratio: Annotated[float, Arg("ratio α/β of content to style", least=0, most=1e6)] = 1e-2,
     size: Annotated[int, Arg("longer side of the picture, pixels", least=16, most=MOST_PIXELS)] = 512,
-    steps: Annotated[int, Arg("at the first scale; half as many at every further one", least=1)] = 200,
-    optimiser: Annotated[Optimiser, Arg("lbfgs as the paper, adam or plain gradients")] = "lbfgs",
+    steps: Annotated[
+        int, Arg("number of steps at the first scale; each further scale takes half as many", least=1)
+    ] = 200,
+    optimiser: Annotated[
+        Optimiser, Arg("optimiser: lbfgs (as in the paper), adam, or plain gradient steps")
+    ] = "lbfgs",
     rate: Annotated[
         float | None,
-        Arg("rate; by default 1 for lbfgs, 0.02 for adam, 0.005 for gradient", least=0, most=100),
+        Arg("step size; by default 1 for lbfgs, 0.02 for adam, 0.005 for gradient", least=0, most=100),
     ] = None,
-    start: Annotated[Literal["content", "noise"], Arg("where it begins")] = "content",
-    keep_colours: Annotated[bool, Arg("take the style's brightness only")] = False,
+    start: Annotated[Literal["content", "noise"], Arg("where the picture begins")] = "content",
+    keep_colours: Annotated[
+        bool, Arg("keep the photo's colours and use the style's brightness only")
+    ] = False,
     pooling: Annotated[
-        Literal["average", "maximum"], Arg("how the network pools; average as the paper")
+        Literal["average", "maximum"], Arg("pooling of the network; average as in the paper")
     ] = "average",
-    tile: Annotated[int, Arg("pixels: larger pictures are worked in tiles of this side", least=64)] = 768,
+    tile: Annotated[
+        int, Arg("side of a tile, pixels; larger pictures are processed in tiles", least=64)
+    ] = 768,
     seed: Annotated[int, Arg("random seed of the noise", least=0)] = 0,
 ) -> Pictures:
     """An image with the photo's features and the style's Gram matrices: arg min_x α L_content + β L_style.

@@ -33,16 +33,20 @@ def texture(
     source: Annotated[
         int, Arg("longer side that the photo is reduced to, pixels", least=16, most=MOST_PIXELS)
     ] = 256,
-    steps: Annotated[int, Arg("steps of the optimiser", least=1)] = 200,
-    optimiser: Annotated[Optimiser, Arg("lbfgs as the paper, adam or plain gradients")] = "lbfgs",
+    steps: Annotated[int, Arg("number of steps of the optimiser", least=1)] = 200,
+    optimiser: Annotated[
+        Optimiser, Arg("optimiser: lbfgs (as in the paper), adam, or plain gradient steps")
+    ] = "lbfgs",
     rate: Annotated[
         float | None,
-        Arg("rate; by default 1 for lbfgs, 0.02 for adam, 0.005 for gradient", least=0, most=100),
+        Arg("step size; by default 1 for lbfgs, 0.02 for adam, 0.005 for gradient", least=0, most=100),
     ] = None,
     pooling: Annotated[
-        Literal["average", "maximum"], Arg("how the network pools; average as the paper")
+        Literal["average", "maximum"], Arg("pooling of the network; average as in the paper")
     ] = "average",
-    tile: Annotated[int, Arg("pixels: larger textures are worked in tiles of this side", least=64)] = 768,
+    tile: Annotated[
+        int, Arg("side of a tile, pixels; larger textures are processed in tiles", least=64)
+    ] = 768,
     seed: Annotated[int, Arg("random seed of the noise", least=0)] = 0,
 ) -> Pictures:
     """An image whose Gram matrices are the photo's: arg min_x Σ_l E_l, from noise.
