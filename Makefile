@@ -35,7 +35,7 @@ clean:
 	touch $@
 
 .venv/run: .venv/made pyproject.toml
-	$(BIN)/python -m pip install --quiet -e .
+	$(BIN)/python -m pip install --quiet -e '.[all]'
 	touch $@
 
 .venv/test: .venv/made pyproject.toml

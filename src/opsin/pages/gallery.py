@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from PIL import Image
-from skimage import data
-from sklearn.datasets import load_sample_image
 from torch import Tensor
 
+from opsin.base.extras import extra
 from opsin.base.folders import PAGE, RECORD, storing, writing
 from opsin.base.job import steps
 from opsin.base.records import as_json
@@ -24,6 +23,10 @@ from opsin.results.html import page
 from opsin.results.result import Result
 from opsin.zoo import vgg
 from opsin.zoo.by_name import load
+
+with extra("gallery"):
+    from skimage import data
+    from sklearn.datasets import load_sample_image
 
 CROPS = 24  # of the cat, for facets
 SIDE = 384  # pixels, of whole photos

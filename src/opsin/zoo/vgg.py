@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from opsin.base.errors import NetworkError, OpsinError
+from opsin.base.extras import extra
 from opsin.network.model import Model
 from opsin.zoo.checkpoints import fill
 
@@ -103,7 +104,8 @@ def _fetched(folder: Path) -> bytes:
 
 def _converted(data: bytes) -> dict[str, Tensor]:
     """The convolutions' weights under this network's names, for RGB."""
-    import onnx  # slow to import, and needed once
+    with extra("vgg"):
+        import onnx  # slow, and needed once
 
     stored = {t.name: t for t in onnx.load_model_from_string(data).graph.initializer}
     weights = {}

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from opsin.base.errors import InputError, at_least, unknown
+from opsin.base.extras import extra
 from opsin.base.records import versions
 from opsin.collection.files.labels import FOLDERS, label, read_labels
 from opsin.collection.files.source import Entry, Source
@@ -105,10 +106,8 @@ def _engine(
         return local
     if name != "ray":
         raise unknown("engine", name, ["local", "ray"])
-    try:
-        from opsin.collection.scan.ray_engine import on_ray  # noqa: PLC0415 (an extra)
-    except ImportError as error:
-        raise InputError(f"the engine ray needs an extra: pip install 'opsin[ray]' ({error})") from error
+    with extra("ray"):
+        from opsin.collection.scan.ray_engine import on_ray  # noqa: PLC0415 (slow)
     return partial(on_ray, address=address)
 
 

@@ -3,13 +3,11 @@ from typing import Annotated
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from sklearn.cluster import KMeans
-from sklearn.decomposition import PCA
-from sklearn.manifold import TSNE
 from torch import Tensor
 
 from opsin.base.choices import MOST_PIXELS
 from opsin.base.errors import InputError, NetworkError
+from opsin.base.extras import extra
 from opsin.base.job import note
 from opsin.network.batches import chunks, forward_batch, pooled
 from opsin.network.model import Model
@@ -121,6 +119,10 @@ def clustered(
     features: Float[np.ndarray, "n c"], clusters: int, seed: int
 ) -> tuple[Float[np.ndarray, "n 2"], Int[np.ndarray, " n"], Float[np.ndarray, "k 2"]]:
     """Places in two dimensions, the cluster of each, and the clusters' centres."""
+    with extra("collection"):
+        from sklearn.cluster import KMeans  # noqa: PLC0415 (needed here alone, and slow)
+        from sklearn.decomposition import PCA  # noqa: PLC0415
+        from sklearn.manifold import TSNE  # noqa: PLC0415
     n = len(features)
     flat = PCA(min(COMPONENTS, *features.shape), random_state=seed).fit_transform(features)
     perplexity = min(PERPLEXITY, (n - 1) / 3)

@@ -1,0 +1,15 @@
+"""Packages that one part of Opsin needs, and that its plain install does without."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from opsin.base.errors import InputError
+
+
+@contextmanager
+def extra(name: str) -> Iterator[None]:
+    """A block of imports from an extra. Raises `InputError` with what to install where one is missing."""
+    try:
+        yield
+    except ImportError as error:
+        raise InputError(f"this needs an extra: pip install 'opsin[{name}]' ({error})") from error
