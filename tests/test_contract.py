@@ -98,7 +98,7 @@ def arrays(result: opsin.Result) -> dict[str, Tensor]:
     """Every number of a result by what it is."""
     if isinstance(result, opsin.Gallery):
         return {f"{index} {p.group} {p.title}": p.values for index, p in enumerate(result.panels)}
-    return result._take_apart()[0]
+    return result._to_arrays()[0]
 
 
 def made(result: opsin.Result) -> list[Tensor]:
@@ -852,7 +852,7 @@ def test_a_strange_network_is_explained_or_refused_with_an_error_of_opsins(name,
 
 
 @every
-def test_a_map_of_noughts_is_named_in_the_record(name):
+def test_a_map_of_zeros_is_named_in_the_record(name):
     net = nets.plain()
     net.fc.weight.data.zero_()  # the scores are the same whatever is seen
     settings = towards(name, 1) | (at_layer(name) if name in ITERATIVE else {})
@@ -860,7 +860,7 @@ def test_a_map_of_noughts_is_named_in_the_record(name):
     if isinstance(result, opsin.Heatmap):
         blank = [str(i) for i, values in enumerate(result.values) if float(values.abs().max()) == 0]
         said = [note for note in result.record.notes if "zero everywhere" in note]
-        assert said == [f"Caution: the map is zero everywhere on image {', '.join(blank)}"] * bool(blank)
+        assert said == [f"Caution: the map is zero everywhere for image {', '.join(blank)}"] * bool(blank)
         assert blank
         assert not any("zero everywhere" in note for note in run(name, small(), **settings).record.notes)
 

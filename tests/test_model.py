@@ -142,7 +142,7 @@ def test_calls_of_one_module_are_told_apart():
     twin = nets.model(nets.plain()).run(IMAGES, ("relu1", "relu2"))
     assert torch.equal(run["relu1#1"], twin["relu1"])
     assert torch.equal(run["relu1#2"], twin["relu2"])
-    with pytest.raises(opsin.InputError, match="called 2 times; say which: relu1#1, relu1#2"):
+    with pytest.raises(opsin.InputError, match="called 2 times; specify one: relu1#1, relu1#2"):
         model.run(IMAGES, ("relu1",))
 
 
@@ -774,8 +774,8 @@ def test_what_is_no_dense_tensor_of_numbers_is_not_run(images, said):
     [
         ({"mean": [torch.nan] * 3}, "mean and std are finite numbers"),
         ({"std": [0, 1, 1]}, "std not zero"),
-        ({"size": 0}, "size is one or two positive whole numbers, not 0"),
-        ({"crop": 0}, "crop is above 0 and at most 1, not 0"),
+        ({"size": 0}, "size must be one or two positive integers, not 0"),
+        ({"crop": 0}, "crop must be above 0 and at most 1, not 0"),
         ({"crop": torch.nan}, "crop is above 0"),
     ],
 )

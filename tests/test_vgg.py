@@ -45,7 +45,7 @@ def test_the_layers_are_named_as_in_the_literature_and_take_photos_of_0_to_255_l
     try:
         model = opsin.load("vgg16_features")
     except opsin.NetworkError as error:
-        pytest.skip(f"its weights cannot be had here: {error}")
+        pytest.skip(f"its weights are unavailable here: {error}")
     names = [name for name in model.calls if not name.startswith("pool")]
     assert names == NAMES
     assert list(model.calls)[-1] == "pool5"

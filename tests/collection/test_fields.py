@@ -246,7 +246,7 @@ def test_the_fields_do_not_depend_on_weights_or_precision(precision):
 
 
 class Chosen(nn.Module):
-    """A rectifier that takes NaN for nought, beside a shortcut that sees less."""
+    """A rectifier that takes NaN for zero, beside a shortcut that sees less."""
 
     def __init__(self, choose=torch.where):
         super().__init__()
@@ -259,7 +259,7 @@ class Chosen(nn.Module):
 
 
 def picked(x):
-    """What is a number, nought elsewhere, as the experiment does not know it."""
+    """What is a number, zero elsewhere, as the experiment does not know it."""
     known = ~x.isnan()
     return torch.zeros_like(x).masked_scatter(known, x[known])
 

@@ -266,7 +266,7 @@ def test_a_single_channel_and_features_of_zero(method):
 def test_errors(collection, tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"at least 2 images.* holds 1"):
         map(few(tmp_path, 1))
-    with pytest.raises(InputError, match="most is at least 2, not 1"):
+    with pytest.raises(InputError, match="most must be at least 2, not 1"):
         map(collection, most=1)
     with pytest.raises(InputError, match=r"seed .* not -1"):
         map(collection, seed=-1)

@@ -110,7 +110,7 @@ def test_accuracy_and_confusions_are_those_of_a_slow_count(made):
 
 def test_labels_that_are_no_class_are_told(made):
     notes = mistakes(MODEL, made[0], count=0).record.notes
-    assert notes == ("Caution: labels that are no class take no part: 'dragon', 'tiger'",)
+    assert notes == ("Caution: labels that are not classes are ignored: 'dragon', 'tiger'",)
 
 
 def test_top_five_of_more_classes(tmp_path):
@@ -195,7 +195,7 @@ def test_so_many_errors_as_asked_for(made):
 
 
 def test_fewer_errors_than_none_are_refused(made):
-    with pytest.raises(opsin.InputError, match="count is at least 0, not -1"):
+    with pytest.raises(opsin.InputError, match="count must be at least 0, not -1"):
         mistakes(MODEL, made[0], count=-1)
 
 
@@ -250,7 +250,7 @@ def test_labels_beyond_the_classes_take_no_part(tmp_path):
     made = scanned(tmp_path, ["0", "1", "5", "99", "2", "dragon"], model)
     found = mistakes(model, made)
     assert found.facts["images"] == 3
-    assert found.record.notes == ("Caution: labels that are no class take no part: '5', '99', 'dragon'",)
+    assert found.record.notes == ("Caution: labels that are not classes are ignored: '5', '99', 'dragon'",)
 
 
 def test_without_labels_there_are_no_mistakes(tmp_path):
@@ -285,7 +285,7 @@ def test_mistakes_are_saved_and_loaded(made, tmp_path):
     found = mistakes(MODEL, made[0], count=2)
     assert opsin.Result.load(found.save(tmp_path / "out")) == found
     page = (tmp_path / "out/index.html").read_text()
-    assert "labels that are no class take no part: &#39;dragon&#39;" in page
+    assert "labels that are not classes are ignored: &#39;dragon&#39;" in page
     assert "What is confused with what" in page
     assert page.count("<img") == len(found.shots) == 12
 

@@ -234,9 +234,9 @@ def test_what_cannot_be_is_told(made):
     with pytest.raises(opsin.InputError, match="unknown layer of the collection 'relu2'"):
         leave_one_out(made, layer="relu2")
     for k in (0, -1):
-        with pytest.raises(opsin.InputError, match=f"k is at least 1, not {k}"):
+        with pytest.raises(opsin.InputError, match=f"k must be at least 1, not {k}"):
             neighbours(MODEL, made, PHOTOS, k=k)
-        with pytest.raises(opsin.InputError, match=f"k is at least 1, not {k}"):
+        with pytest.raises(opsin.InputError, match=f"k must be at least 1, not {k}"):
             leave_one_out(made, k=k)
     with pytest.raises(opsin.InputError, match="2 names for 3 photos"):
         neighbours(MODEL, made, PHOTOS, names=["a", "b"])

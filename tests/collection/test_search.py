@@ -29,7 +29,7 @@ def brute(rows, queries, k):
 
 
 def angles(rows, queries):
-    """1 - cos of every query and row; one where one of them is nought, nothing where both are."""
+    """1 - cos of every query and row; one where one of them is zero, zero where both are."""
 
     def one(x, q):
         norms = np.linalg.norm(x) * np.linalg.norm(q)
@@ -73,7 +73,7 @@ def drawn(kind, n=700, width=24, seed=0):
         "norms": normal * 10 ** (8 * share - 4),
         "one giant": normal * giant,
         "duplicates": torch.randint(3, (n, min(3, width)), generator=g).float(),
-        "some noughts": normal * (share > 0.5),
+        "some zeros": normal * (share > 0.5),
         "positive": normal.abs() * (share > 0.1),
         "closer than bfloat16": 1 + 1e-4 * normal,
         "closer than bfloat16, far out": 300 + 1e-3 * normal,
@@ -90,7 +90,7 @@ KINDS = (
     "norms",
     "one giant",
     "duplicates",
-    "some noughts",
+    "some zeros",
     "closer than bfloat16",
     "closer than bfloat16, far out",
     "one corner of a bfloat16 cell",
@@ -227,7 +227,7 @@ def add(made, features):
         "random",
         "clusters",
         "norms",
-        "some noughts",
+        "some zeros",
         "closer than bfloat16",
         "duplicates",
         "positive",

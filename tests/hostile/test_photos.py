@@ -180,7 +180,7 @@ def test_postscript_is_not_run_whatever_the_file_is_called(corpus, monkeypatch):
         raise AssertionError("Ghostscript was asked")
 
     monkeypatch.setattr(EpsImagePlugin, "Ghostscript", run)
-    with pytest.raises(opsin.InputError, match="EPS, which is a program: it is not run"):
+    with pytest.raises(opsin.InputError, match="EPS, which is a program and is not run"):
         open_photo(corpus["postscript.jpg"])
 
 

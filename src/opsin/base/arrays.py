@@ -27,7 +27,7 @@ def read_arrays(path: Path) -> dict[str, Tensor]:
                 raise InputError(f"it holds {size:,} bytes, and {free:,} are free")
             arrays = {name: stored[name] for name in stored.files}
             if others := [name for name, values in arrays.items() if values.dtype.kind not in NUMBERS]:
-                raise InputError(f"{others[0]} is no array of numbers")
+                raise InputError(f"{others[0]} is not an array of numbers")
             return {name: torch.from_numpy(values) for name, values in arrays.items()}
         except Exception as error:  # of a broken file NumPy and zipfile raise a dozen kinds
             raise InputError(f"{path} is damaged: {type(error).__name__}: {error}") from error

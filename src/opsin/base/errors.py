@@ -27,7 +27,7 @@ def at_least(least: int, **given: int) -> None:
     """Raise the error for numbers that are too small."""
     for name, value in given.items():
         if value < least:
-            raise InputError(f"{name} is at least {least}, not {value}")
+            raise InputError(f"{name} must be at least {least}, not {value}")
 
 
 def unknown(kind: str, name: str, valid: Iterable[str], also: str = "") -> InputError:

@@ -52,7 +52,7 @@ def read_regular(path: str | Path, most: int, name: str = "", hint: str = "") ->
 
 def too_large(name: str, most: int, hint: str = "") -> InputError:
     """The error for what is larger than may be read."""
-    return InputError(f"{name} is larger than {most / MIB:g} MiB, the most that is read{hint}")
+    return InputError(f"{name} is larger than {most / MIB:g} MiB, the largest size that is read{hint}")
 
 
 def missing(kind: str, path: Path, pattern: str = "*") -> InputError:

@@ -149,17 +149,17 @@ def _refuse_foreign(target: Path, folder: str | Path, rescued: Path | None = Non
     try:
         foreign = next(_foreign(target), None)
     except RecursionError as error:
-        raise InputError(f"{folder} holds folders too deep in each other: choose another one") from error
+        raise InputError(f"{folder} holds folders nested too deeply: choose another one") from error
     if foreign is None:
         return
     name = foreign.relative_to(target)
     if rescued is None:
         raise InputError(
-            f"{folder} holds {str(name)!r}, which Opsin did not write or which was changed since: "
+            f"{folder} holds {str(name)!r}, which Opsin did not write, or which was changed later: "
             "choose another output folder"
         )
     kept = rescued.rename(target / f"{RESCUED}{secrets.token_hex(3)}")
-    raise InputError(f"{str(name)!r} came into {folder} while Opsin was at work: the result is in {kept}")
+    raise InputError(f"{str(name)!r} appeared in {folder} while Opsin was working: the result is in {kept}")
 
 
 def _foreign(folder: Path) -> Iterator[Path]:

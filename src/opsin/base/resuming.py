@@ -30,10 +30,10 @@ def parts(folder: str | Path) -> dict[str, Path]:
     found = {name: part for name in names if (part := _last(place / name)) is not None}
     if not found and names != ["."]:
         raise InputError(
-            f"{folder} holds no result to go on with: its command was killed before a checkpoint"
+            f"{folder} holds no result to resume: its command was killed before its first checkpoint"
         )
     if not found:
-        raise InputError(f"{folder} holds a {RECORD} but no {VALUES}: no pictures to go on with")
+        raise InputError(f"{folder} holds a {RECORD} but no {VALUES}: no pictures to resume")
     return found
 
 

@@ -60,5 +60,7 @@ def derivative(scores: Float[Tensor, " n"], at: Tensor, target: Objective, *, ag
         with differentiating():
             (gradient,) = torch.autograd.grad(scores.sum(), at, retain_graph=again, allow_unused=True)
     if gradient is None:
-        raise InputError(f"target {target.name!r} does not depend on what it should be differentiated by")
+        raise InputError(
+            f"target {target.name!r} does not depend on the layer or image that its gradient is asked for"
+        )
     return gradient

@@ -111,7 +111,7 @@ def applied(rule: Rule, roots: Sequence[Tensor], custom: CustomFunctions | None 
             )
         note(f"the {rule.name} rule acted on {_listed(met)}")
         if others:
-            note(f"kept their own derivative: {_listed(others)}")
+            note(f"not rectifiers, so left unchanged: {_listed(others)}")
         for what in passed:
             note(f"{CAUTION}the {rule.name} rule passed over {what}")
         yield

@@ -68,7 +68,7 @@ def largest_file() -> int:
     """
     said = os.environ.get(LARGEST_FILE_VARIABLE, str(LARGEST_FILE))
     if not re.fullmatch(r"[1-9][0-9]{0,17}", said):
-        raise InputError(f"{LARGEST_FILE_VARIABLE} is a number of bytes, above zero, not {said!r}")
+        raise InputError(f"{LARGEST_FILE_VARIABLE} must be a number of bytes above zero, not {said!r}")
     return int(said)
 
 
@@ -82,7 +82,7 @@ def decoded(data: bytes, name: str) -> Image.Image:
             warnings.simplefilter("ignore")  # Pillow warns of odd metadata in photos that it reads well
             with Image.open(io.BytesIO(data)) as photo:
                 if photo.format in PROGRAMS:
-                    raise InputError(f"{name} is {photo.format}, which is a program: it is not run")
+                    raise InputError(f"{name} is {photo.format}, which is a program and is not run")
                 w, h = photo.size
                 if min(w, h) < MIN_SIDE:
                     raise InputError(
@@ -96,7 +96,7 @@ def decoded(data: bytes, name: str) -> Image.Image:
     except InputError:
         raise
     except MemoryError:
-        raise InputError(f"{name} is too large for the memory") from None
+        raise InputError(f"{name} does not fit into memory") from None
     except Exception as error:  # of broken files Pillow raises many kinds, struct.error and TypeError too
         raise InputError(f"{name} cannot be read: {error}") from error
 
@@ -111,7 +111,8 @@ def folder_photos(path: str | Path) -> list[Path]:
         return [path]
     try:
         named = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
-        photos = [file for file in named if file.is_file() or not file.exists()]  # a link to nothing is told
+        # a dangling link is reported as missing later
+        photos = [file for file in named if file.is_file() or not file.exists()]
     except OSError as error:
         raise InputError(f"{path} cannot be listed: {error.strerror or error}") from error
     if not photos:

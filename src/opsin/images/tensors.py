@@ -70,14 +70,16 @@ def check(images: object) -> None:
     """Raise `InputError` unless `images` are (n, 3, h, w) floats in [0, 1]."""
     if not isinstance(images, Tensor):
         raise InputError(
-            f"images are a tensor (n, 3, h, w) in [0, 1], got {type(images).__name__}: see opsin.read"
+            f"images must be a tensor (n, 3, h, w) in [0, 1], got {type(images).__name__}: see opsin.read"
         )
     if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape:
-        raise InputError(f"images are (n, 3, h, w), got {tuple(images.shape)}")
+        raise InputError(f"images must be (n, 3, h, w), got {tuple(images.shape)}")
     if fault := unreadable(images):
-        raise InputError(f"images are a dense tensor of numbers in [0, 1], got {fault}")
+        raise InputError(f"images must be a dense tensor of numbers in [0, 1], got {fault}")
     if not images.is_floating_point():
-        raise InputError(f"images are floats in [0, 1], got {images.dtype}: divide bytes by 255")
+        raise InputError(f"images must be floats in [0, 1], got {images.dtype}: divide bytes by 255")
     low, high = (float(edge) for edge in images.detach().aminmax())
     if not (low >= 0 and high <= 1):
-        raise InputError(f"images lie in [0, 1], got [{low:.3g}, {high:.3g}]: the model normalises by itself")
+        raise InputError(
+            f"images must lie in [0, 1], got [{low:.3g}, {high:.3g}]: the model normalises by itself"
+        )

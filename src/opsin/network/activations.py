@@ -103,6 +103,6 @@ def undecided(call: Call) -> NetworkError:
     """The error for a layer that may lie in several ways."""
     ways = " or ".join(f"{str(reading)!r}" for reading in call.undecided)
     return NetworkError(
-        f"layer {call.name!r} gives {call.shape}, which may lie as {ways}: "
-        f"say which, as in Model(..., layouts={{{call.name!r}: {str(call.undecided[0])!r}}})"
+        f"layer {call.name!r} gives {call.shape}, which may have the layout {ways}: "
+        f"specify it, as in Model(..., layouts={{{call.name!r}: {str(call.undecided[0])!r}}})"
     )

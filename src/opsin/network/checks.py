@@ -40,11 +40,11 @@ def check_preprocessing(
         raise InputError(f"mean and std take 1 or 3 numbers each, got {len(mean)} and {len(std)}")
     sides = (size, size) if isinstance(size, int) else size
     if not all(isinstance(side, int) and side > 0 for side in sides):
-        raise InputError(f"size is one or two positive whole numbers, not {size!r}")
+        raise InputError(f"size must be one or two positive integers, not {size!r}")
     if not 0 < crop <= 1:
-        raise InputError(f"crop is above 0 and at most 1, not {crop!r}")
+        raise InputError(f"crop must be above 0 and at most 1, not {crop!r}")
     if 0 in std or not all(map(isfinite, (*mean, *std))):
-        raise InputError(f"mean and std are finite numbers, std not zero, not {mean!r} and {std!r}")
+        raise InputError(f"mean and std must be finite and std non-zero, not {mean!r} and {std!r}")
     if interpolation.upper() not in Image.Resampling.__members__:
         raise unknown("interpolation", interpolation, [r.lower() for r in Image.Resampling.__members__])
     if labels is not None and (isinstance(labels, str) or not all(isinstance(one, str) for one in labels)):

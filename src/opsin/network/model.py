@@ -187,7 +187,7 @@ class Model:
         repeated = [call for call in self.calls if call.startswith(f"{name}#")]
         if repeated:
             raise InputError(
-                f"layer {name!r} is called {len(repeated)} times; say which: {', '.join(repeated)}"
+                f"layer {name!r} is called {len(repeated)} times; specify one: {', '.join(repeated)}"
             )
         uncalled = name in dict(self.network.named_modules())
         also = " (the forward never calls this module, or gets no tensor from it)" if uncalled else ""

@@ -36,7 +36,7 @@ class Region:
 
 
 class OneChannel(TorchFunctionMode):
-    """Convolutions on one channel of nought and not-a-number: which units are reached, not their values."""
+    """Convolutions on one channel of zeros and not-a-numbers: which units are reached, not their values."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -48,7 +48,7 @@ class OneChannel(TorchFunctionMode):
         given = {**DEFAULTS, **dict(zip(NAMES, args, strict=False)), **(kwargs or {})}
         weight, (stride, padding, dilation) = given["weight"], (given[name] for name in DEFAULTS)
         reached = given["input"].isnan().any(1, keepdim=True).float()
-        # of ones and noughts, as in half precision or by transforms NaN reaches more than it should
+        # of ones and zeros, as in half precision or by transforms NaN reaches more than it should
         kernel = torch.ones_like(weight[:1, :1], dtype=torch.float32)
         wide = torch.conv2d(reached, kernel, None, stride, padding, dilation) > 0.5
         return torch.where(wide, torch.nan, 0).to(weight).repeat(1, len(weight), 1, 1)
@@ -179,7 +179,7 @@ def _edges(
 
 
 def _spoiled(model: Model, names: list[str], side: str, band: int) -> dict[str, list[bool]]:
-    """Of each layer, which rows or columns see a band of so many pixels along one side."""
+    """The rows or columns of each layer that see a band of so many pixels along one side."""
     image = torch.full((1, 3, *model.size), 0.5, device=model.device)
     along = 2 if side in ("top", "bottom") else 3
     start = 0 if side in ("top", "left") else image.shape[along] - band

@@ -142,7 +142,7 @@ def _declared(name: str, layout: str, possible: Sequence[Reading]) -> list[Readi
     fitting = [reading for reading in possible if str(reading) == layout]
     if not fitting and layout != OTHER.layout:
         said = ", ".join(map(str, (*possible, OTHER)))
-        raise InputError(f"layer {name!r} cannot lie as {layout!r}: its shape allows {said}")
+        raise InputError(f"layer {name!r} cannot have the layout {layout!r}: its shape allows {said}")
     return fitting
 
 

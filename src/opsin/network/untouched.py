@@ -98,7 +98,7 @@ class Untouched:
         names = ", ".join([name for name, p in self._network.named_parameters() if id(p) in ids][:4])
         return NetworkError(
             f"{type(self._network).__name__} changed its own weights ({names}) in this forward, "
-            "but not when its layers were traced: they cannot be put back, load the network anew"
+            "but not when its layers were traced: they cannot be restored; load the network again"
         )
 
 

@@ -34,7 +34,7 @@ def match(layer: str, features: Tensor) -> Objective:
     wanted = _wide(features)
     size = wanted.flatten(1).square().sum(1)
     if not size.all():
-        raise InputError(f"layer {layer!r} is zero everywhere on the picture: there is nothing to match")
+        raise InputError(f"layer {layer!r} is zero everywhere on the picture: so there is nothing to match")
 
     def score(activations: Activations) -> Tensor:
         return -(activations[layer] - wanted).square().flatten(1).sum(1) / size

@@ -51,7 +51,7 @@ class Objective:
     layers: tuple[str, ...]
     score: Callable[[Activations], Float[Tensor, " n"]]
     single: Callable[[Activations, int], "Objective"] | None = None
-    count: int = 1  # of the images that it asks different things of
+    count: int = 1  # of images with targets of their own
     terms: tuple[Term, ...] = ()
     chain: "tuple[tuple[Combine, Objective], ...]" = ()  # the parts of a sum, each with how it is taken in
 

@@ -49,13 +49,15 @@ def resolve(target: object, model: Model, n: int | None = None) -> Objective:
         return target
     if isinstance(target := _separate(target, model), list):
         if n is not None and len(target) != n:
-            raise InputError(f"{len(target)} targets for {n} images: give one for all, or one an image")
+            raise InputError(
+                f"{len(target)} targets for {n} images: give one for all images, or one per image"
+            )
         return each([resolve(one, model) for one in target])
     if isinstance(target, int) and not isinstance(target, bool):
         return logit(target, _class_name(target, model))
     if isinstance(target, str):
         return parse(target, model)
-    raise InputError(f"a target is a class, a text or an Objective, got {shown(target)}")
+    raise InputError(f"a target must be a class, a text or an Objective, got {shown(target)}")
 
 
 def one_each(target: object, model: Model, n: int) -> list[Objective]:
@@ -81,13 +83,13 @@ def _separate(target: object, model: Model) -> object:
 def parse(text: str, model: Model) -> Objective:
     """The objective that `text` writes, in the form that this module's docstring shows.
 
-    Raises `InputError` on a text that means nothing, and beyond 100,000 letters or 50 brackets in each other.
+    Raises `InputError` on a text that means nothing, and beyond 100,000 letters or 50 nested brackets.
     """
     text = text.strip()
     if not text:
         raise InputError("an empty target: give a class, or layer:channel")
     if len(text) > LONGEST_TARGET:
-        raise InputError(f"a target has at most {LONGEST_TARGET:,} letters, not {len(text):,}")
+        raise InputError(f"a target has at most {LONGEST_TARGET:,} characters, not {len(text):,}")
     if text == PREDICTED.name:
         return PREDICTED
     if model.labels and (index := _class_index(text, model, strict=False)) is not None:
@@ -109,9 +111,9 @@ def _pieces(text: str) -> list[str]:
             pieces += [text[start : match.start()], found.strip()]
             start = match.end()
         if depth > MOST_NESTED:
-            raise InputError(f"target {shortened(text)!r} has more than {MOST_NESTED} brackets in each other")
+            raise InputError(f"target {shortened(text)!r} has more than {MOST_NESTED} nested brackets")
     if depth:
-        raise InputError(f"target {shortened(text)!r} has a bracket without its other half")
+        raise InputError(f"target {shortened(text)!r} has a bracket without its partner")
     return [*pieces, text[start:]]
 
 
@@ -147,7 +149,7 @@ def _number(text: str) -> float:
     """A number in a target. Raises `InputError` on what single precision does not hold, naming it."""
     number = float(text)
     if not abs(number) <= LARGEST:
-        raise InputError(f"{shortened(text)} in a target is no finite number, or too large")
+        raise InputError(f"{shortened(text)} in a target is not a finite number, or too large")
     return number
 
 

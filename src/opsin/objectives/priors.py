@@ -39,4 +39,4 @@ def norm(alpha: float = 2.0, centre: Tensor | float = 0.0, unit: Tensor | float 
 
 def _check_exponent(exponent: float) -> None:
     if not 1 <= exponent <= MOST_EXPONENT:
-        raise InputError(f"the exponent of a prior is from 1 to {MOST_EXPONENT}, not {shown(exponent)}")
+        raise InputError(f"the exponent of a prior must be from 1 to {MOST_EXPONENT}, not {shown(exponent)}")

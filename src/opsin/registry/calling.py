@@ -74,7 +74,7 @@ def call_technique(
     ):
         weights = model.weigh()
         if not weights.finite:
-            note(f"{CAUTION}the network's weights hold NaN or infinite numbers: so may the values here")
+            note(f"{CAUTION}the network's weights hold NaN or infinite numbers, so the values here may too")
         try:
             result = function(*bound.args, **bound.kwargs)
         except (MemoryError, RuntimeError) as error:
@@ -86,7 +86,7 @@ def call_technique(
                 ) from error
             raise
         if isinstance(result, Heatmap) and (blank := result.blank()):
-            note(f"{CAUTION}the map is zero everywhere on image {', '.join(map(str, blank))}")
+            note(f"{CAUTION}the map is zero everywhere for image {', '.join(map(str, blank))}")
         caution(model, given.get("images"), [*scores.not_finite(), *result.not_finite()])
     return finished(result, trail) if about.iterative else replace(result, record=record())
 

@@ -107,7 +107,7 @@ def checked(name: str, parameter: Parameter, value: Any) -> Any:
     if parameter.choices:
         if not isinstance(value, str) or value not in parameter.choices:
             raise InputError(
-                f"{name}: {parameter.name} is one of {', '.join(parameter.choices)}, not {shown(value)}"
+                f"{name}: {parameter.name} must be one of {', '.join(parameter.choices)}, not {shown(value)}"
             )
         return value
     numeric = (int, float) if kind is float else kind
@@ -119,11 +119,11 @@ def checked(name: str, parameter: Parameter, value: Any) -> Any:
         with suppress(OverflowError):  # a whole number that no float can be
             value = float(value)
         if not isinstance(value, float) or not math.isfinite(value):
-            raise InputError(f"{name}: {parameter.name} is a finite number, not {shown(value)}")
+            raise InputError(f"{name}: {parameter.name} must be a finite number, not {shown(value)}")
     if kind is int and abs(value) > LARGEST_INT:
-        raise InputError(f"{name}: {parameter.name} is at most {LARGEST_INT}, not {shown(value)}")
+        raise InputError(f"{name}: {parameter.name} must be at most {LARGEST_INT}, not {shown(value)}")
     if arg.least is not None and not value >= arg.least:
-        raise InputError(f"{name}: {parameter.name} is at least {arg.least:.12g}, not {shown(value)}")
+        raise InputError(f"{name}: {parameter.name} must be at least {arg.least:.12g}, not {shown(value)}")
     if arg.most is not None and not value <= arg.most:
-        raise InputError(f"{name}: {parameter.name} is at most {arg.most:.12g}, not {shown(value)}")
+        raise InputError(f"{name}: {parameter.name} must be at most {arg.most:.12g}, not {shown(value)}")
     return value

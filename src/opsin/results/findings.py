@@ -130,7 +130,7 @@ class Findings(Result):
         for name, shot in zip(self._names(), self.shots, strict=True):
             (place / name).write_bytes(shot.data)
 
-    def _take_apart(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    def _to_arrays(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         arrays = {f"{i:05d}": torch.tensor(np.frombuffer(s.data, np.uint8)) for i, s in enumerate(self.shots)}
         return arrays, {
             "title": self.title,
@@ -141,7 +141,7 @@ class Findings(Result):
         }
 
     @classmethod
-    def _put_together(cls, arrays: dict[str, Tensor], facts: dict[str, Any]) -> "Findings":
+    def _from_arrays(cls, arrays: dict[str, Tensor], facts: dict[str, Any]) -> "Findings":
         shots = [
             Shot(group, caption, array_of_bytes(arrays, f"{i:05d}"), lead)
             for i, (group, caption, lead) in enumerate(facts.pop("shots"))

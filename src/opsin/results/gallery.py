@@ -57,12 +57,12 @@ class Gallery(Result):
     def _arrays(self) -> dict[str, Tensor]:
         return {f"{p.group}: {p.title}": p.values for p in self.panels}
 
-    def _take_apart(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    def _to_arrays(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         arrays = {f"{index:05d}": panel.values for index, panel in enumerate(self.panels)}
         return arrays, {"panels": [[p.group, p.title, p.caption] for p in self.panels]}
 
     @classmethod
-    def _put_together(cls, arrays: dict[str, Tensor], facts: dict[str, Any]) -> "Gallery":
+    def _from_arrays(cls, arrays: dict[str, Tensor], facts: dict[str, Any]) -> "Gallery":
         texts = facts.pop("panels")
         panels = [
             Panel(g, t, c, array(arrays, f"{index:05d}", None, (1, 3), None, None))

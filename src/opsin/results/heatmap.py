@@ -62,13 +62,13 @@ class Heatmap(Result):
             drawn.append((f"image {index}", colour.heat(values, signed=self.signed, photo=photo)))
         return drawn
 
-    def _take_apart(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    def _to_arrays(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         extras = {f"extra_{name}": value for name, value in self.extras.items()}
         arrays = {"values": self.values, "images": self.images, **extras}
         return arrays, {"signed": self.signed, "overlay": self.overlay}
 
     @classmethod
-    def _put_together(cls, arrays: dict[str, Tensor], facts: dict[str, Any]) -> "Heatmap":
+    def _from_arrays(cls, arrays: dict[str, Tensor], facts: dict[str, Any]) -> "Heatmap":
         images = array(arrays, "images", None, 3, None, None)
         values = array(arrays, "values", len(images), None, None, None)
         extras = {k.removeprefix("extra_"): v for k, v in arrays.items() if k not in ("images", "values")}

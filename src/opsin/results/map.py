@@ -23,7 +23,7 @@ from opsin.results.findings import jpeg
 from opsin.results.html import page, webp_uri
 from opsin.results.result import Result
 
-# Of the picture, in pixels, all but the first found by trial.
+# Sizes of the picture in pixels; all but the first were found by trial.
 SIDE = 2400  # the longer one
 SIDES = (160, 128, 104, 84, 68, 56)  # of thumbnails; the largest is as a scan keeps them
 KEPT = 0.75  # share of the images shown at the smallest size that a larger one must still show
@@ -149,7 +149,7 @@ class Map(Result):
         names = {name: legend([getattr(spot, name) for spot in self.spots]) for name in ("label", "seen")}
         return {"side": side, "columns": columns, "points": points, "legends": names}
 
-    def _take_apart(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    def _to_arrays(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         paths = b"\0".join(os.fsencode(spot.path) for spot in self.spots)  # exact; no path has a zero byte
         arrays = {
             "places": self.places,
@@ -164,7 +164,7 @@ class Map(Result):
         return arrays, {"title": self.title, "intro": self.intro, "spots": spots}
 
     @classmethod
-    def _put_together(cls, arrays: dict[str, Tensor], facts: dict[str, Any]) -> "Map":
+    def _from_arrays(cls, arrays: dict[str, Tensor], facts: dict[str, Any]) -> "Map":
         told = facts.pop("spots")
         paths = [os.fsdecode(path) for path in array_of_bytes(arrays, "paths").split(b"\0")]
         data, ends = array_of_bytes(arrays, "thumbnails"), whole_numbers(arrays, "ends", len(told))

@@ -55,7 +55,7 @@ class Pictures(Result):
 
     `numbers` are what was measured on the way (the score by step, an error a layer). `state` holds what
     is needed to go on climbing: see `opsin.resume`. `stopped` says where the climb was ended before its last
-    step; it is empty where it came to its end. Of a `film` what was made are its frames.
+    step; it is empty where it came to its end. The `made` panels of a `film` are its frames.
     """
 
     stored_as = PicturesFacts
@@ -74,7 +74,7 @@ class Pictures(Result):
         """What was made, one tensor. Raises `InputError` where the pictures are of several sizes."""
         made = [panel.image for panel in self.panels if panel.made]
         if len(sizes := {image.shape for image in made}) > 1:
-            raise InputError(f"pictures of {len(sizes)} sizes are no one tensor: take `panels`")
+            raise InputError(f"pictures of {len(sizes)} different sizes do not fit one tensor: use `panels`")
         return torch.stack(made)
 
     def pictures(self) -> list[tuple[str, Image.Image]]:
@@ -84,7 +84,7 @@ class Pictures(Result):
     def _arrays(self) -> dict[str, Tensor]:
         return {f"the picture {p.group!r}": p.image for p in self.panels if p.made} | dict(self.numbers)
 
-    def _take_apart(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    def _to_arrays(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         arrays = {f"{index:05d}": panel.image for index, panel in enumerate(self.panels)}
         kept = {f"{kind}.{k}": v for kind in ("numbers", "state") for k, v in getattr(self, kind).items()}
         return arrays | kept, {
@@ -101,7 +101,7 @@ class Pictures(Result):
                 colour.animate(list(self.images), place / "animation.webp")
 
     @classmethod
-    def _put_together(cls, arrays: dict[str, Tensor], facts: dict[str, Any]) -> "Pictures":
+    def _from_arrays(cls, arrays: dict[str, Tensor], facts: dict[str, Any]) -> "Pictures":
         texts = facts.pop("panels")
         panels = [
             Picture(g, c, array(arrays, f"{index:05d}", 3, None, None), made)

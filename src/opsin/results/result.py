@@ -58,15 +58,15 @@ class Result(ABC):
 
     def _arrays(self) -> dict[str, Tensor]:
         """What was computed, by the names that a reader knows it by."""
-        return self._take_apart()[0]
+        return self._to_arrays()[0]
 
     @abstractmethod
-    def _take_apart(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Arrays and JSON facts of the shape `stored_as`, from which `_put_together` makes the same value."""
+    def _to_arrays(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Arrays and JSON facts of the shape `stored_as`, from which `_from_arrays` makes the same value."""
 
     @classmethod
     @abstractmethod
-    def _put_together(cls, arrays: dict[str, Tensor], facts: dict[str, Any]) -> "Result":
+    def _from_arrays(cls, arrays: dict[str, Tensor], facts: dict[str, Any]) -> "Result":
         """Raises `InputError` where the arrays do not fit."""
 
     def save(self, folder: str | Path) -> Path:
@@ -87,7 +87,7 @@ class Result(ABC):
 
     def write_data(self, place: Path, *, compress: bool = True) -> None:
         """Write what `load` reads into an existing folder, without pictures."""
-        arrays, facts = self._take_apart()
+        arrays, facts = self._to_arrays()
         about = {"kind": type(self).__name__, **facts, "record": asdict(self.record) if self.record else None}
         save = np.savez_compressed if compress else np.savez
         with storing():
@@ -114,14 +114,14 @@ class Result(ABC):
         if kind not in Result.kinds:
             inner = sorted(str(path.parent) for path in place.rglob(f"*/{VALUES}"))
             if not inner:
-                raise InputError(f"{place / RECORD} is damaged: {kind!r} is no kind of result")
-            raise InputError(f"{place} holds several results, load one of them: {', '.join(inner[:6])}")
+                raise InputError(f"{place / RECORD} is damaged: {kind!r} is not a kind of result")
+            raise InputError(f"{place} holds several results; load one of them: {', '.join(inner[:6])}")
         stored = read_json(place / RECORD, Stored)
         facts: dict[str, Any] = read_json(place / RECORD, Result.kinds[kind].stored_as)
         own = {name: fact for name, fact in facts.items() if name not in Stored.__annotations__}
         arrays = read_arrays(place / VALUES)
         try:
-            return Result.kinds[kind]._put_together(arrays, {**own, "record": stored.get("record")})
+            return Result.kinds[kind]._from_arrays(arrays, {**own, "record": stored.get("record")})
         except InputError as error:
             raise InputError(f"{place / VALUES} does not fit its {RECORD}: {error}") from error
 

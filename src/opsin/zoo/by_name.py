@@ -36,8 +36,8 @@ def load(name: str = DEFAULT, *, weights: str | Path | None = None) -> Model:
     `weights` is a checkpoint to load instead of the published weights: a safetensors file or one of
     `torch.save` (read with `weights_only`), or `"random"` for fresh random weights (seed 0).
 
-    A Python file is run. Of a hub or a folder of Transformers no code is: it needs a class that Transformers
-    brings along.
+    A Python file is run. No code is run from a hub or a folder of Transformers, which must name a class that
+    Transformers has itself.
 
     Raises `InputError` on an unknown name, `NetworkError` if weights cannot be fetched or do not fit.
     """
@@ -56,7 +56,7 @@ def _load(name: str, weights: str | Path | None) -> Model:
             return ZOO[name].load()
         if name == DEFAULT:
             return open_timm(name, weights)
-        raise InputError(f"{name} has its own weights: leave the weights out")
+        raise InputError(f"{name} has its own weights: do not pass weights")
     if name.partition(".py:")[1]:
         return open_file(name, weights)
     if kind in FAMILIES and rest:
@@ -64,13 +64,15 @@ def _load(name: str, weights: str | Path | None) -> Model:
     import timm
 
     if timm.is_model(name):
-        raise InputError(f"unknown model {name!r}: timm has a network of this name, say timm:{name}")
+        raise InputError(f"unknown model {name!r}: timm has a network of this name: use timm:{name}")
     if Path(name).suffix in (".pt", ".pth", ".safetensors", ".bin", ".pt2"):
-        raise InputError(f"{name} holds weights but no network: name one and give this file as its weights")
+        raise InputError(
+            f"{name} holds weights but no network: name a network and pass this file as its weights"
+        )
     if name.endswith(".py"):
-        raise InputError(f"{name} is a file: say which function of it makes the model, as {name}:FACTORY")
+        raise InputError(f"{name} is a file: name the function in it that makes the model, as {name}:FACTORY")
     if os.path.isdir(name):  # noqa: PTH112 (does not raise on a name that no file can have)
-        raise InputError(f"{name} is a folder: say hf:{name} if Transformers saved a network there")
+        raise InputError(f"{name} is a folder: use hf:{name} if Transformers saved a network there")
     forms = "; other forms: timm:NAME, torchvision:NAME, hf:NAME, FILE.py:FACTORY"
     raise unknown("model", name, ZOO, forms)
 

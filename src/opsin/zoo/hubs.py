@@ -112,5 +112,7 @@ def _normalisation(
     std = 1 / (white - black)
     mean = -black * std
     if not torch.allclose((shades[2] / 255 - mean) / std, red, atol=1e-4):
-        raise NetworkError(f"hf:{name} mixes the colours: build it in a FILE.py:FACTORY")
+        raise NetworkError(
+            f"hf:{name} has preprocessing that mixes colours: build the model in a FILE.py:FACTORY"
+        )
     return tuple(mean.float().tolist()), tuple(std.float().tolist())

@@ -39,7 +39,7 @@ def vgg16_features() -> Model:
     try:
         fill(network, cached, NAME)
     except OpsinError as error:
-        raise NetworkError(f"{error}; delete {cached}, and it is fetched anew") from error
+        raise NetworkError(f"{error}; delete {cached}, and it will be fetched again") from error
     mean = tuple(value / 255 for value in reversed(BLUE_GREEN_RED))
     return Model(network.eval(), mean=mean, std=(1 / 255,) * 3, size=224, name=NAME)
 

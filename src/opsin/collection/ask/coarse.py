@@ -155,7 +155,7 @@ def _of_groups(scores: Float[Tensor, " rows"], groups: Int[Tensor, " g"]) -> Flo
 def _distances(
     queries: Float[Tensor, "q d"], rows: Sequence[Int[Tensor, " _"]], take: Take
 ) -> list[Float[Tensor, " _"]]:
-    """Of each query to its rows, which are all taken at once."""
+    """The distances of each query to its rows; all rows are taken at once."""
     every = torch.cat(list(rows)).unique()
     values = take(every).double()
     return [

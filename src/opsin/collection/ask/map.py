@@ -46,8 +46,8 @@ def map(
     square is twice the cosine distance). By `pca` the places are their first two principal components; by
     `tsne` their first 50 go through t-SNE with perplexity 30, or a third of the other images where these
     are few; fewer than ten lie by principal components. By default the layer is the collection's first.
-    Of more than `most` images a random sample is laid out. Labels that are a class's index or WordNet
-    number are shown with its name.
+    A random sample is laid out where there are more than `most` images. Labels that are a class's index or
+    WordNet number are shown with its name.
 
     Raises `InputError` on fewer than two images, `NetworkError` on features that are no finite numbers.
     Departs from the t-SNE paper: neighbours and repulsion are approximated (van der Maaten: Accelerating
@@ -59,7 +59,7 @@ def map(
         raise unknown("method", method, get_args(Method))
     at_least(2, most=most)
     if not 0 <= seed < 2**32:
-        raise InputError(f"seed is at least 0 and below 2^32, not {seed}")
+        raise InputError(f"seed must be at least 0 and below 2^32, not {seed}")
     if (n := len(collection)) < 2:
         raise InputError(f"a map needs at least 2 images, {collection.folder} holds {n}")
     with noting() as notes:

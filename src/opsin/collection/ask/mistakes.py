@@ -91,9 +91,11 @@ def truths(collection: Collection, model: Model) -> dict[int, int]:
         known = {label: None if i is None or i >= model.classes else i for label, i in known.items()}
     unknown = sorted(label for label, index in known.items() if index is None)
     if len(unknown) == len(known):
-        raise InputError(f"no label is a class of {model.name}: {', '.join(map(repr, unknown[:5]))}")
+        raise InputError(
+            f"none of the labels is a class of {model.name}: {', '.join(map(repr, unknown[:5]))}"
+        )
     if unknown:
-        note(f"{CAUTION}labels that are no class take no part: {', '.join(map(repr, unknown[:20]))}")
+        note(f"{CAUTION}labels that are not classes are ignored: {', '.join(map(repr, unknown[:20]))}")
     return {id: index for id, label in labels.items() if (index := known[label]) is not None}
 
 

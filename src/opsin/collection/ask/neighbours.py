@@ -136,7 +136,7 @@ def _others(
     layer: str,
     metric: Metric,
 ) -> dict[int, list[int]]:
-    """Of each row the k nearest others that have a label; asked for more where some have none."""
+    """The k nearest labelled neighbours of each row; more are searched where some have no label."""
     found: dict[int, list[int]] = {}
     todo, wanted = list(rows), k + 1
     while todo:

@@ -40,7 +40,7 @@ def nearest(
     number = collection.layer(layer)
     width = collection.about.layers[number].channels
     if queries.shape[1] != width:
-        raise InputError(f"features of {width} numbers are searched for, not of {queries.shape[1]}")
+        raise InputError(f"queries must have {width} features, not {queries.shape[1]}")
     if not (count := len(collection)):
         raise InputError(f"{collection.folder} holds no images yet")
 

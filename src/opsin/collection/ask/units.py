@@ -62,7 +62,7 @@ def units(
     images, and its sparsity, the share of positions where it is not above zero. A patch's colours are the
     photo's; a projection is on its own scale, grey is zero.
 
-    Raises `InputError` on a collection of another network and a channel that there is not, `NetworkError`
+    Raises `InputError` on a collection of another network and an unknown channel, `NetworkError`
     where the projection asked for needs a rectifier and there is none. Departs from the paper: one peak an
     image, as it does, but over all of a channel's positions the strongest alone.
     """
@@ -162,7 +162,7 @@ def _tiles(
     seen: Fields | None,
     how: Projection,
 ) -> Iterator[tuple[_Peak, Image.Image, Image.Image | None]]:
-    """Of every peak its patch and its projection, as tiles."""
+    """The patch and the projection of every peak, as tiles."""
     opened = lru_cache(KEPT)(collection.photo)
     size = model.size if seen is None else _largest(seen)
     for part in chunks(len(peaks), forward_batch(model, torch.empty(1, 3, *model.size))):

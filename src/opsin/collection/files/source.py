@@ -32,7 +32,7 @@ class Entry:
 
     @classmethod
     def of(cls, path: str, size: int, stamp: str) -> "Entry":
-        """Of a file of so many bytes, last changed at `stamp`."""
+        """The entry of a file with this size in bytes, last changed at `stamp`."""
         return cls(path, number(f"{size} {stamp}".encode()))
 
     @property
@@ -102,7 +102,7 @@ class Source:
         try:
             yield from entries
         except RecursionError as error:
-            raise InputError(f"{self.root} holds folders too deep in each other") from error
+            raise InputError(f"{self.root} holds folders nested too deeply") from error
 
     def _is_ours(self, folder: str) -> bool:
         """Whether Opsin wrote a folder: a collection, or the output of a command."""

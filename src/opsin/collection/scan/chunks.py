@@ -146,7 +146,7 @@ def as_maps(values: Tensor) -> Float[Tensor, "n c h w"]:
 def about_layer(model: Model, layer: str) -> LayerAbout:
     """A layer's channels and extent. Raises `InputError` on an unknown one, `NetworkError` on one of none."""
     if layer == "image":
-        raise InputError("the image is no layer of the network")
+        raise InputError("the image is not a layer of the network")
     run = model.run(torch.full((1, 3, *model.size), 0.5, device=model.device), (layer,))
     _, channels, rows, columns = as_maps(run.channels(layer)).shape
     return LayerAbout(layer, channels, (rows, columns))

@@ -47,15 +47,15 @@ def scan(
 ) -> Collection:
     """Run a network once over every image below a folder, and keep what it saw.
 
-    Of each image: file, size, hash, thumbnail, top-5 classes, and the features of `layers`, averaged over
-    positions (by default of the classifier's input alone). Of each channel of them: the `top` images where
-    it fires most and where in these, mean, standard deviation and sparsity. `labels` is a CSV with the
-    columns `path` and `label`, or the word `folders`: the name of the folder below the root that an image
-    lies in. Without it they are what they were in the last scan, at first those of folders.
+    For each image it keeps file, size, hash, thumbnail, top-5 classes, and the features of `layers`,
+    averaged over positions (by default the classifier's input alone). For each channel of these it keeps the
+    `top` images where it fires most and where in them, mean, standard deviation and sparsity. `labels` is a
+    CSV with the columns `path` and `label`, or the word `folders`: the name of the folder below the root that
+    an image lies in. By default the first scan takes folders' names, later ones keep the last scan's labels.
 
-    A scan that was cut off goes on where it stopped; one that is run again takes in what is new or has
-    changed, and forgets what is gone, together with the rest of its chunk, which is scanned anew; of a
-    folder below that cannot be listed it keeps what it has. `folder` may be an address that fsspec knows.
+    A scan that was stopped resumes there. A repeated scan adds new and changed images and removes missing
+    ones, together with the rest of their chunks, which are scanned again; images in a folder that cannot be
+    listed are kept. `folder` may be an address that fsspec knows.
     The engine `ray` scans on a Ray cluster, by default one of this machine; `workers` are processes that
     decode, with `ray` networks.
 
@@ -93,7 +93,7 @@ def scan(
         made.tidy()
         if not len(made):
             why = next(iter(unread.values()))
-            raise RefusedError(f"none of the {total} images below {folder} can be read: {why}")
+            raise RefusedError(f"none of the {total} images below {folder} could be read: {why}")
     return Collection(place)
 
 
@@ -102,7 +102,7 @@ def _engine(
 ) -> Callable[[Job, Iterator[Entry]], Generator[Chunk, None, None]]:
     if name == "local":
         if address is not None:
-            raise InputError("an address is that of a Ray cluster: it goes with the engine ray")
+            raise InputError("an address names a Ray cluster: use it with the engine ray")
         return local
     if name != "ray":
         raise unknown("engine", name, ["local", "ray"])
@@ -183,4 +183,6 @@ def _check(named: Mapping[str, str], table: str | Path, spool: IO[str]) -> None:
     """Raise `RefusedError` where a CSV names none of the images."""
     if not any(label(entry, named) for entry in _entries(spool)):
         theirs, ours = next(iter(named), None), next(_entries(spool)).path
-        raise RefusedError(f"{table} names none of the images: the first is {ours!r} here, {theirs!r} there")
+        raise RefusedError(
+            f"{table} names none of the images: the first image is {ours!r}, its first path {theirs!r}"
+        )

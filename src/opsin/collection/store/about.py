@@ -70,7 +70,7 @@ class About:
         for layer in self.layers:
             if self.top * layer.channels > MOST_LISTED:
                 raise InputError(
-                    f"top is at most {MOST_LISTED // layer.channels:,} for layer {layer.name!r}, which has "
+                    f"top must be at most {MOST_LISTED // layer.channels:,} for layer {layer.name!r} of "
                     f"{layer.channels:,} channels, not {self.top:,}"
                 )
 
@@ -103,7 +103,9 @@ def read_about(folder: Path) -> About | None:
     if not isinstance(facts, dict) or facts.get("kind") != KIND:
         return None
     if facts.get("format") != FORMAT:
-        raise InputError(f"{folder} has format {facts.get('format')!r}, this Opsin reads format {FORMAT}")
+        raise InputError(
+            f"{folder} has format {facts.get('format')!r}, this version of Opsin reads format {FORMAT}"
+        )
     record: _Record = checked(folder, RECORD, facts, _Record)
     return record["about"]
 

@@ -119,7 +119,7 @@ def _fitting(folder: Path, about: About, model: Model) -> Intake | None:
             raise _cannot_write(folder, error) from error
         if others:
             raise InputError(
-                f"{folder} holds something that is no collection ({others[0]!r}): choose another with -o"
+                f"{folder} holds something that is not a collection ({others[0]!r}): choose another with -o"
             )
         return None
     made = Intake(folder)
@@ -150,7 +150,7 @@ def _hold(folder: Path, undo: ExitStack) -> None:
     try:
         make_folder(folder, undo)
         if os.path.lexists(lock) and not (S_ISREG(lock.lstat().st_mode) and lock.lstat().st_size == 0):
-            raise InputError(f"{lock} is no file of Opsin's: choose another collection with -o")
+            raise InputError(f"{lock} was not written by Opsin: choose another collection with -o")
         undo.enter_context(FileLock(lock, timeout=0))
     except Timeout:
         raise InputError(
@@ -176,7 +176,7 @@ def storing(folder: Path) -> Iterator[None]:
         if not (error.errno in FULL or any(text in str(error) for text in FULL_TEXTS)):
             raise _cannot_write(folder, error) from error
         raise InputError(
-            f"no room left to write {folder}: it holds all that was taken in so far; make room and scan again"
+            f"no room left to write {folder}: it keeps what was added so far; free some space and scan again"
         ) from error
 
 

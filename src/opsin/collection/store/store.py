@@ -148,8 +148,8 @@ class Collection(Stored):
     def showing(self, target: str | None = None) -> list[Row]:
         """The images of a class, or those where a channel (`layer:channel`) fires most; without a target all.
 
-        Of a class are those with its name as their label, and of those without a label the ones that the
-        network puts there; of all, where no label is a class. Raises `InputError` where there are none.
+        A class is shown by images with its name as their label, and by unlabelled images that the network
+        puts there (by all such images, where no label is a class). Raises `InputError` if there are none.
         """
         now = self.pinned()
         if target is None:

@@ -27,7 +27,7 @@ class Stored:
         self.folder = Path(folder)
         about = read_about(self.folder)
         if about is None:
-            raise InputError(f"{folder} is no collection: make one with `opsin scan PHOTOS -o {folder}`")
+            raise InputError(f"{folder} is not a collection: make one with `opsin scan PHOTOS -o {folder}`")
         self.about = about
         self.pinned()  # a damaged table is found now
 

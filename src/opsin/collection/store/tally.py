@@ -33,14 +33,14 @@ class Tally:
 
     @classmethod
     def empty(cls, channels: int, k: int) -> "Tally":
-        """Of no image."""
+        """The tally of no image."""
         ids = torch.full((channels, k), NONE)
         nothing = torch.zeros(channels, dtype=torch.float64)
         return cls(torch.full((channels, k), -torch.inf), ids, ids.clone(), nothing, nothing, nothing, 0, 0)
 
     @classmethod
     def of(cls, maps: Float[Tensor, "n c h w"], ids: Int[Tensor, " n"], k: int) -> "Tally":
-        """Of a batch: activation maps, and the images' ids."""
+        """The tally of a batch, from its activation maps and the images' ids."""
         n, c, h, w = maps.shape
         flat = maps.detach().reshape(n, c, h * w).float()
         peaks, places = flat.max(2)  # (n, c) each
@@ -63,7 +63,7 @@ class Tally:
         return found._cut(k)
 
     def merged(self, other: "Tally") -> "Tally":
-        """Of both sets of images, which have none in common."""
+        """The tally of two sets of images that have none in common."""
         joined = Tally(
             torch.cat([self.values, other.values], 1),
             torch.cat([self.ids, other.ids], 1),
@@ -92,7 +92,7 @@ class Tally:
 
     @property
     def mean(self) -> Float[Tensor, " c"]:
-        """Of the activations over all positions of all images."""
+        """Mean and deviation of the activations over all positions of all images."""
         return self.sums / max(self.count, 1)
 
     @property

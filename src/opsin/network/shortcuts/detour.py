@@ -82,7 +82,7 @@ class Stop:
     def pasting(
         self, known: Float[Tensor, "1 c h w"], ran: list[Place], changed: list[Place], next_: list[Place]
     ) -> Callable[[Float[Tensor, "k c _ _"]], Float[Tensor, "k c _ _"]]:
-        """Of each image from the maps on the window that was `ran` those on the `next_` one."""
+        """The maps on each image's `next_` window, from those on the window that was `ran`."""
 
         def pasted(maps: Tensor) -> Tensor:
             made = torch.cat([known[:, :, *window] for window in next_])
@@ -202,7 +202,7 @@ def _cheapest(model: Model, image: Float[Tensor, "1 3 h w"], layers: Sequence[st
 def _passages(
     model: Model, image: Float[Tensor, "1 3 h w"], layers: Sequence[str], names: Sequence[str]
 ) -> dict[str, torch.Size]:
-    """Of `names`, with shapes, those that `layers` depend on the image through alone, as the graph says."""
+    """The `names`, with shapes, through which alone `layers` depend on the image, according to the graph."""
     try:
         run = model.run(image, (*names, *layers), start="image")
     except NetworkError:  # one that cannot be differentiated
@@ -252,7 +252,7 @@ def _reach(reached: Bool[Tensor, " n"], start: int, length: int, patch: int) -> 
 
 
 def _multiplications(model: Model) -> list[int]:
-    """Of each call, in the order of `model.calls`, those of its own convolution; the rest counts little."""
+    """The multiplications of each call's own convolution, in the order of `model.calls`."""
 
     weights = model.weights({call.layer for call in model.calls.values()})
 

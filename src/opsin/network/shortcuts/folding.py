@@ -75,7 +75,7 @@ class _Seeing(TorchFunctionMode):
         return result
 
     def pairs(self, wanted: Sequence[Tensor]) -> dict[int, tuple[Tensor, Tensor, Tensor]]:
-        """Of each convolution that can be folded, by its weight: running mean, W' and b'."""
+        """Running mean, W' and b' of each convolution that can be folded, by its weight."""
         weights = [id(given["weight"]) for given, _ in self.convolutions]
         found = {}
         for given, output in self.convolutions:
