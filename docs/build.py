@@ -1,20 +1,25 @@
-"""Write one reference page a technique, from the registry; with --check, fail where a page is stale.
+"""Write the pages that are made from the code: one for each technique, the front page and the API.
 
+python docs/build.py --check               # write nothing, fail where a page is stale
 python docs/build.py --pictures gallery    # and take the pages' pictures from there (`opsin gallery`)
 """
 
+import importlib
 import inspect
+import itertools
 import sys
 from pathlib import Path
 
 from PIL import Image
 
+import opsin
 from opsin.registry import catalogue
 from opsin.registry.kinds import Parameter, Technique
 from opsin.results.result import Result
 
-FOLDER = Path(__file__).parent / "techniques"
-PICTURES = Path(__file__).parent / "pictures"
+DOCS = Path(__file__).parent
+FOLDER = DOCS / "techniques"
+PICTURES = DOCS / "pictures"
 HEIGHT, MOST = 176, 6  # pixels of a page's picture, and how many stand side by side
 
 
@@ -70,6 +75,49 @@ def shown(technique: Technique) -> str:
     return f"![{technique.name}](../pictures/{technique.name}.webp)\n\n" if there else ""
 
 
+def section(technique: Technique) -> str:
+    """The folder of its file: the module that its function was written in says it."""
+    return technique.run.__module__.rpartition(".")[0]
+
+
+def card(technique: Technique) -> str:
+    """The front page's entry for one technique: a picture where there is one, the name, the first sentence."""
+    name, link = technique.name, f"techniques/{technique.name}.md"
+    there = (PICTURES / f"{name}.webp").is_file()
+    picture = f"[![{name}](pictures/{name}.webp)]({link})\n\n    " if there else ""
+    return f"-   {picture}[**{name}**]({link})\n\n    {technique.summary}\n"
+
+
+def front_page() -> str:
+    """The gallery: techniques in the groups that their folders make."""
+    groups = []
+    for name, members in itertools.groupby(sorted(catalogue.techniques().values(), key=section), section):
+        title = (importlib.import_module(name).__doc__ or "").split("\n\n")[0].rstrip(".")
+        cards = "\n".join(card(technique) for technique in members)
+        groups.append(f'\n## {title}\n\n<div class="grid cards" markdown>\n\n{cards}\n</div>\n')
+    return f"""# Opsin
+
+Opsin shows what a vision network sees: the classic ways of looking inside a convolutional network,
+each true to its paper, each on any PyTorch model, from Python and the command line.
+
+[A first evening](tutorial.md) begins with a photo. [Techniques](techniques/README.md) lists what there is,
+[Python](api.md) the public names, and [How Opsin is built](architecture.md) is for those who change it.
+{"".join(groups)}"""
+
+
+def api_page() -> str:
+    """The public names but for the techniques, which have their own pages; MkDocs fills in the docstrings."""
+    names = [name for name in opsin.__all__ if name not in catalogue.names()]
+    found = [getattr(opsin, name) for name in names]
+    lines = "\n".join(f"::: {one.__module__}.{one.__qualname__}" for one in found)
+    return f"""# Python
+
+Every name here is imported as `opsin.NAME`. So is every [technique](techniques/README.md).
+
+{lines}
+"""
+
+
 def take_pictures(gallery: Path) -> None:
     """Side by side, small, what the gallery holds of each technique."""
     PICTURES.mkdir(exist_ok=True)
@@ -89,7 +137,8 @@ def pages() -> dict[Path, str]:
     techniques = catalogue.techniques()
     index = "\n".join(f"- [{t.name}]({t.name}.md): {t.summary}" for t in techniques.values())
     found = {FOLDER / f"{name}.md": page(technique) for name, technique in techniques.items()}
-    return {FOLDER / "README.md": f"# Techniques\n\n{index}\n", **found}
+    found[FOLDER / "README.md"] = f"# Techniques\n\n{index}\n"
+    return {DOCS / "index.md": front_page(), DOCS / "api.md": api_page(), **found}
 
 
 def main() -> None:
@@ -109,7 +158,7 @@ def main() -> None:
             path.write_text(made[path], "utf-8")
         else:
             path.unlink()
-    print(f"{len(made)} pages in {FOLDER.relative_to(Path.cwd())}")
+    print(f"{len(made)} pages in {DOCS.relative_to(Path.cwd())}")
 
 
 if __name__ == "__main__":

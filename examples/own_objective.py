@@ -8,6 +8,7 @@ from torchvision.utils import save_image
 
 import opsin
 from opsin.objectives.priors import total_variation
+from opsin.optimise.canvas import Fourier
 
 model = opsin.load()
 
@@ -15,11 +16,11 @@ model = opsin.load()
 objective = opsin.channel("blocks.3", 5) - 0.5 * opsin.channel("blocks.3", 6) + 0.001 * total_variation(2)
 
 generator = torch.Generator().manual_seed(0)
-start = 0.5 + 0.05 * torch.randn(1, 3, 96, 96, generator=generator)
-recipe = opsin.Recipe(steps=16, rate=0.02)  # a few hundred steps make a clearer picture
+start = 0.5 + 0.02 * torch.randn(1, 3, 96, 96, generator=generator)
+recipe = opsin.Recipe(steps=24, rate=0.05, canvas=Fourier(96, 96))  # hundreds of steps make a clearer picture
 
 for step in opsin.ascend(model, objective, start, recipe):
-    if step.scores is not None and step.number % 4 == 0:
+    if step.scores is not None and step.number % 6 == 0:
         print(f"step {step.number}: {step.scores.item():.2f}")
 
 save_image(step.images(), "picture.png")
