@@ -81,7 +81,7 @@ def section(technique: Technique) -> str:
 
 
 def card(technique: Technique) -> str:
-    """The front page's entry for one technique: a picture where there is one, the name, the first sentence."""
+    """The front page's entry for one technique: picture, name, first sentence."""
     name, link = technique.name, f"techniques/{technique.name}.md"
     there = (PICTURES / f"{name}.webp").is_file()
     picture = f"[![{name}](pictures/{name}.webp)]({link})\n\n    " if there else ""
