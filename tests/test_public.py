@@ -3,6 +3,7 @@ import importlib.util
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import click
@@ -34,6 +35,12 @@ def test_the_version_is_the_installed_one():
     assert opsin.__version__ == importlib.metadata.version("opsin")
     assert "__version__" in dir(opsin)
     assert "__version__" not in opsin.__all__
+
+
+def test_the_citation_names_the_version_of_the_package():
+    root = Path(__file__).parent.parent
+    version = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["project"]["version"]
+    assert f"\nversion: {version}\n" in (root / "CITATION.cff").read_text("utf-8")
 
 
 def test_the_package_is_imported_without_torch():
