@@ -22,8 +22,9 @@ bench: .venv/bench
 	$(BIN)/python benchmarks/scanning.py
 	$(BIN)/python benchmarks/search.py
 
-docs: .venv/run
+docs: .venv/docs
 	$(BIN)/python docs/build.py
+	$(BIN)/mkdocs build --strict
 
 clean:
 	rm -rf .venv
@@ -44,6 +45,10 @@ clean:
 
 .venv/check: .venv/made pyproject.toml
 	$(BIN)/python -m pip install --quiet -e '.[test,check]'
+	touch $@
+
+.venv/docs: .venv/made pyproject.toml
+	$(BIN)/python -m pip install --quiet -e '.[docs]'
 	touch $@
 
 .venv/bench: .venv/made pyproject.toml

@@ -1,5 +1,6 @@
-"""Write one reference page a technique, from the registry; with --check, fail where a page is stale.
+"""Write the pages that are made from the code: one for each technique, the front page and the API.
 
+python docs/build.py --check               # write nothing, fail where a page is stale
 python docs/build.py --pictures gallery    # and take the pages' pictures from there (`opsin gallery`)
 """
 
@@ -9,12 +10,14 @@ from pathlib import Path
 
 from PIL import Image
 
+import opsin
 from opsin.registry import catalogue
 from opsin.registry.kinds import Parameter, Technique
 from opsin.results.result import Result
 
-FOLDER = Path(__file__).parent / "techniques"
-PICTURES = Path(__file__).parent / "pictures"
+DOCS = Path(__file__).parent
+FOLDER = DOCS / "techniques"
+PICTURES = DOCS / "pictures"
 HEIGHT, MOST = 176, 6  # pixels of a page's picture, and how many stand side by side
 
 
@@ -36,7 +39,7 @@ def page(technique: Technique) -> str:
     first = " ".join([*[photos] * technique.takes_images, *(f"--{name} {EXAMPLES[name]}" for name in needed)])
     inputs = ", ".join(["model", *["images"] * technique.takes_images, *(f"{name}=..." for name in needed)])
     call = f"opsin.{technique.name}({inputs})"
-    asked = " It runs in `explain` only when it is asked for." if technique.expensive else ""
+    asked = " `explain` runs it only by name." if technique.expensive else ""
     return f"""# {technique.name}
 
 {summary}
@@ -47,7 +50,7 @@ def page(technique: Technique) -> str:
 
 **Paper.** {technique.paper}
 
-**Cost.** About {technique.cost} forward passes an image with the default settings, a backward pass
+**Cost.** About {technique.cost} forward passes per image with the default settings, a backward pass
 counted as two.{asked}
 
 ```
@@ -70,6 +73,43 @@ def shown(technique: Technique) -> str:
     return f"![{technique.name}](../pictures/{technique.name}.webp)\n\n" if there else ""
 
 
+def card(technique: Technique) -> str:
+    """The front page's entry for one technique: picture, name, first sentence."""
+    name, link = technique.name, f"techniques/{technique.name}.md"
+    there = (PICTURES / f"{name}.webp").is_file()
+    picture = f"[![{name}](pictures/{name}.webp)]({link})\n\n    " if there else ""
+    return f"-   {picture}[**{name}**]({link})\n\n    {technique.summary}\n"
+
+
+def front_page() -> str:
+    """The gallery: techniques in the groups that their folders make."""
+    techniques, groups = catalogue.techniques(), []
+    for title, names in catalogue.sections().items():
+        cards = "\n".join(card(techniques[name]) for name in names)
+        groups.append(f'\n## {title}\n\n<div class="grid cards" markdown>\n\n{cards}\n</div>\n')
+    return f"""# Opsin
+
+Opsin shows what a vision network sees: the classic ways of looking inside a convolutional network,
+each true to its paper, each on any PyTorch model, from Python and the command line.
+
+[The tutorial](tutorial.md) begins with a photo, [Techniques](techniques/README.md) lists them all,
+[Python](api.md) describes the public names, and [Architecture](architecture.md) is for those who change it.
+{"".join(groups)}"""
+
+
+def api_page() -> str:
+    """The public names but for the techniques, which have their own pages; MkDocs fills in the docstrings."""
+    names = [name for name in opsin.__all__ if name not in catalogue.names()]
+    found = [getattr(opsin, name) for name in names]
+    lines = "\n".join(f"::: {one.__module__}.{one.__qualname__}" for one in found)
+    return f"""# Python
+
+Every name here is imported as `opsin.NAME`. So is every [technique](techniques/README.md).
+
+{lines}
+"""
+
+
 def take_pictures(gallery: Path) -> None:
     """Side by side, small, what the gallery holds of each technique."""
     PICTURES.mkdir(exist_ok=True)
@@ -87,9 +127,13 @@ def take_pictures(gallery: Path) -> None:
 def pages() -> dict[Path, str]:
     """Every page's path and text."""
     techniques = catalogue.techniques()
-    index = "\n".join(f"- [{t.name}]({t.name}.md): {t.summary}" for t in techniques.values())
+    index = "\n\n".join(
+        f"## {title}\n\n" + "\n".join(f"- [{n}]({n}.md): {techniques[n].summary}" for n in names)
+        for title, names in catalogue.sections().items()
+    )
     found = {FOLDER / f"{name}.md": page(technique) for name, technique in techniques.items()}
-    return {FOLDER / "README.md": f"# Techniques\n\n{index}\n", **found}
+    found[FOLDER / "README.md"] = f"# Techniques\n\n{index}\n"
+    return {DOCS / "index.md": front_page(), DOCS / "api.md": api_page(), **found}
 
 
 def main() -> None:
@@ -109,7 +153,7 @@ def main() -> None:
             path.write_text(made[path], "utf-8")
         else:
             path.unlink()
-    print(f"{len(made)} pages in {FOLDER.relative_to(Path.cwd())}")
+    print(f"{len(made)} pages in {DOCS.relative_to(Path.cwd())}")
 
 
 if __name__ == "__main__":

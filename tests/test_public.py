@@ -1,5 +1,9 @@
+import importlib.metadata
 import importlib.util
 import re
+import subprocess
+import sys
+import tomllib
 from pathlib import Path
 
 import click
@@ -20,6 +24,36 @@ def test_the_names_for_type_checkers_are_the_public_names():
     source = Path(opsin.__file__).read_text()
     assert all(f"import {name} as {name}\n" in source for name in opsin._PUBLIC)
     assert source.count(" as ") == len(opsin._PUBLIC)
+
+
+def run(*words):
+    """What a Python of its own prints."""
+    return subprocess.run([sys.executable, *words], capture_output=True, text=True, check=True).stdout
+
+
+def test_the_version_is_the_installed_one():
+    assert opsin.__version__ == importlib.metadata.version("opsin")
+    assert "__version__" in dir(opsin)
+    assert "__version__" not in opsin.__all__
+
+
+def test_the_citation_names_the_version_of_the_package():
+    root = Path(__file__).parent.parent
+    version = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["project"]["version"]
+    assert f"\nversion: {version}\n" in (root / "CITATION.cff").read_text("utf-8")
+
+
+def test_the_package_is_imported_without_torch():
+    script = "import sys, opsin; opsin.__version__; print('torch' in sys.modules)"
+    assert run("-c", script).split() == ["False"]
+
+
+def test_python_m_opsin_is_the_command():
+    assert run("-m", "opsin", "--version").strip().endswith(opsin.__version__)
+
+
+def test_the_package_says_that_it_is_typed():
+    assert (Path(opsin.__file__).parent / "py.typed").is_file()
 
 
 def test_reference_pages_are_fresh():

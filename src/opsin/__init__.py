@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from opsin.results.result import Result as Result
     from opsin.zoo.by_name import load as load
 
+    __version__: str
+
 _PUBLIC = {
     "ascend": "optimise.ascent",
     "Recipe": "optimise.recipe",
@@ -78,6 +80,8 @@ __all__ = sorted([*_PUBLIC, *catalogue.names()])  # noqa: PLE0605
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return importlib.import_module("importlib.metadata").version("opsin")
     if name in _PUBLIC:
         return getattr(importlib.import_module(f"opsin.{_PUBLIC[name]}"), name)
     if name in catalogue.names():
@@ -86,4 +90,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return [*__all__]
+    return [*__all__, "__version__"]

@@ -35,9 +35,9 @@ class Model:
     photo that the centre crop keeps, `labels` the class names in the output's order. With `squash` the
     whole photo is resized to a square before the crop, whatever its shape.
 
-    How a layer's output lies is found by experiment (`opsin.tracing`); where no evidence decides, techniques
-    refuse the layer until `layouts` says it: `{"blocks.0": "maps_last"}`, one of `maps` (n, c, h, w),
-    `maps_last` (n, h, w, c), `tokens` (n, h*w, c), `tokens+1` (one token before the positions), `other`.
+    How a layer's output lies is found by experiment (`opsin.network.layouts`); where no evidence decides,
+    techniques refuse the layer until `layouts` says it: `{"blocks.0": "maps_last"}`, one of `maps`
+    (n, c, h, w), `maps_last` (n, h, w, c), `tokens` (n, h*w, c), `tokens+1` (one token before them), `other`.
 
     A compiled network (`torch.compile(net)`) is run uncompiled. Raises `InputError` on a `network`
     that is no `nn.Module`, is scripted or made under inference mode, or whose weights are not there yet
