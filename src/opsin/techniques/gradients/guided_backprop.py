@@ -21,7 +21,7 @@ def guided_backprop(model: Model, images: Float[Tensor, "n 3 h w"], target: Targ
     R_in = 1[a > 0] · 1[R_out > 0] · R_out at each rectifier with input a and incoming signal R_out;
     everything else passes back its own derivative. Signed, score per full range of a pixel.
 
-    Rectifiers of every spelling are met (see `opsin.gradients.rules`); smooth activations keep their derivative
-    and are named in the record. Raises `NetworkError` where there is no rectifier.
+    Rectifiers of every spelling are met (see `opsin.gradients.rules`); smooth activations keep their
+    derivative and are named in the record. Raises `NetworkError` where there is no rectifier.
     """
     return Heatmap(image_gradient(model, images, target, guided), images, signed=True, overlay=False)
