@@ -195,7 +195,7 @@ def test_names_that_are_folders_or_repeat_do_not_collide(here, call):
         ("explain photo.png -m nosuch", "tf_efficientnet_lite0"),
         ("explain photo.png -m timm:resnet8", "nearest: resnet"),
         ("explain photo.png -m torchvision:resnet8", "nearest: resnet"),
-        ("explain photo.png -m resnet18", "say timm:resnet18"),
+        ("explain photo.png -m resnet18", "use timm:resnet18"),
         ("explain photo.png -m weights.pth", "no network"),
         ("explain photo.png -m net.py:god", "nearest: good"),
         ("explain photo.png -m nett.py:good", "nearest: net.py"),

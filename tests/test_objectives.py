@@ -281,7 +281,7 @@ def test_what_is_out_of_range_is_refused_with_the_range(target, said):
 
 @pytest.mark.parametrize("target", [1.5, True, object(), {"class": 1}])
 def test_what_is_no_target_is_refused(target):
-    with pytest.raises(opsin.InputError, match="a target is"):
+    with pytest.raises(opsin.InputError, match="a target must be"):
         parsing.resolve(target, MODEL, 2)
 
 

@@ -160,7 +160,10 @@ def test_preprocessing_that_mixes_colours_is_told(tmp_path, monkeypatch):
         return {"pixel_values": found["pixel_values"].flip(1)}
 
     monkeypatch.setattr(ViTImageProcessor, "__call__", flipped)
-    with pytest.raises(opsin.NetworkError, match=r"mixes the colours: build it in a FILE\.py:FACTORY"):
+    with pytest.raises(
+        opsin.NetworkError,
+        match=r"has preprocessing that mixes colours: build the model in a FILE\.py:FACTORY",
+    ):
         opsin.load(f"hf:{tmp_path}")
 
 

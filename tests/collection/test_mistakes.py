@@ -259,7 +259,9 @@ def test_without_labels_there_are_no_mistakes(tmp_path):
     with pytest.raises(opsin.InputError, match="has no labels: scan with --labels"):
         mistakes(MODEL, made)
     other = scanned(tmp_path / "other", ["dragon", "unicorn", "5"])
-    with pytest.raises(opsin.InputError, match="no label is a class of Plain: '5', 'dragon', 'unicorn'"):
+    with pytest.raises(
+        opsin.InputError, match="none of the labels is a class of Plain: '5', 'dragon', 'unicorn'"
+    ):
         mistakes(MODEL, other)
 
 

@@ -240,7 +240,7 @@ def test_what_cannot_be_is_told(made):
             leave_one_out(made, k=k)
     with pytest.raises(opsin.InputError, match="2 names for 3 photos"):
         neighbours(MODEL, made, PHOTOS, names=["a", "b"])
-    with pytest.raises(opsin.InputError, match=r"images lie in \[0, 1\]"):
+    with pytest.raises(opsin.InputError, match=r"images must lie in \[0, 1\]"):
         neighbours(MODEL, made, 2 * PHOTOS)
 
 

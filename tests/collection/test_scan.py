@@ -366,7 +366,9 @@ def test_paths_of_a_csv_may_be_addresses(root, tmp_path, form):
 
 def test_a_csv_that_names_no_image_is_told_and_nothing_kept(root, tmp_path):
     table = labelled(tmp_path / "l.csv", ("path", "label"), [("elsewhere/a.png", "x"), ("b.png", "y")])
-    told = r"l\.csv names none of the images: the first is '000\.png' here, 'elsewhere/a\.png' there"
+    told = (
+        r"l\.csv names none of the images: the first image is '000\.png', its first path 'elsewhere/a\.png'"
+    )
     with pytest.raises(opsin.InputError, match=told):
         scan(root, tmp_path / "out", labels=table)
     assert not (tmp_path / "out").exists()
@@ -772,10 +774,10 @@ def test_a_folder_of_something_else_is_not_written_into(root, tmp_path):
     ("settings", "told"),
     [
         ({"layers": ["conv9"]}, "unknown layer 'conv9'; nearest: conv2"),
-        ({"layers": ["image"]}, "the image is no layer"),
+        ({"layers": ["image"]}, "the image is not a layer"),
         ({"top": 0}, "top must be at least 1"),
         ({"engine": "rays"}, "unknown engine 'rays'; nearest: ray"),
-        ({"address": "auto"}, "goes with the engine ray"),
+        ({"address": "auto"}, "use it with the engine ray"),
     ],
 )
 def test_settings_that_cannot_be_are_told(root, tmp_path, settings, told, request):
