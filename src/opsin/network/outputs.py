@@ -33,7 +33,7 @@ def numbers(output: Any, giver: str) -> Tensor:
     """
     value = tensor_in(output)
     if value is None:
-        raise NetworkError(f"{giver} gives no tensor but a {type(output).__name__}")
+        raise NetworkError(f"{giver} gives no tensor but {type(output).__name__}")
     if fault := unreadable(value):
         raise NetworkError(f"{giver} gives {fault}; only dense tensors of real numbers can be shown")
     return value if value.is_floating_point() else value.to(torch.get_default_dtype())
