@@ -483,7 +483,7 @@ def test_a_result_is_resumed_with_the_network_that_it_was_made_with(here, call):
     call("saliency", "photo.png", *OWN, "-o", "map")
     code, _, err = call("resume", "map", *OWN)
     assert code == 2
-    assert "only pictures that a technique climbed" in err
+    assert "only pictures of an iterative technique" in err
 
 
 def test_progress_is_told_in_lines_where_stderr_is_no_terminal(here, call, monkeypatch):

@@ -113,7 +113,7 @@ def test_another_network_is_refused_by_name():
 
 def test_a_result_that_was_not_climbed_is_refused(tmp_path):
     opsin.saliency(MODEL, PHOTOS[..., :16, :16]).save(tmp_path / "out")
-    with pytest.raises(opsin.InputError, match="only pictures that a technique climbed"):
+    with pytest.raises(opsin.InputError, match="only pictures of an iterative technique"):
         opsin.resume(tmp_path / "out", MODEL)
     with pytest.raises(opsin.InputError, match="not a saved result"):
         opsin.resume(tmp_path, MODEL)
