@@ -68,7 +68,7 @@ def test_weights_of_a_name_that_no_file_has_are_unknown(own, path):
         ("torchvision:nope", "unknown torchvision model"),
         ("resnet18", "use timm:resnet18"),
         ("/etc/passwd:f", "unknown model '/etc/passwd:f'.*FILE.py:FACTORY"),
-        ("/etc", "/etc is a folder: say hf:/etc"),
+        ("/etc", "/etc is a folder: use hf:/etc"),
         (".", ". is a folder"),
         ("weights.pt", "holds weights but no network"),
         ("nowhere.py", "name the function"),
