@@ -133,7 +133,7 @@ def test_photos_that_are_all_alike_are_refused():
 
 @pytest.mark.parametrize("seed", [-1, 2**40])
 def test_a_seed_that_k_means_does_not_take_is_refused(seed):
-    with pytest.raises(opsin.InputError, match=f"seed is at .*, not {seed}"):
+    with pytest.raises(opsin.InputError, match=f"seed must be at .*, not {seed}"):
         opsin.facets(MODEL, PHOTOS, target=3, seed=seed)
 
 
