@@ -49,9 +49,8 @@ def technique_command(name: str) -> click.Command:
         if technique.iterative and interrupted(place):
             say_resumable(place)
         with writing(place) as fresh, progress(every, iterative=technique.iterative) as watch:
-            opened = open_photos(
-                photos, settings.get("target")
-            )  # fail on bad paths before loading the network
+            # fail on bad paths before loading the network
+            opened = open_photos(photos, settings.get("target"))
             model = default_model(model_name, weights, photos)
             pieces = batches(opened, model, technique.photos) if technique.takes_images else [()]
             goals = one_each(settings.get("target"), model, len(pieces)) if len(pieces) > 1 else []

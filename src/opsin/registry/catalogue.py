@@ -34,12 +34,12 @@ def names() -> dict[str, str]:
 @functools.cache
 def sections() -> dict[str, list[str]]:
     """The techniques' names by section: a folder's first line, without its full stop."""
-    folders = sorted({path.parent for path in _files().values()})
-    titles = {folder: (folder / "__init__.py").read_text("utf-8").split('"""')[1] for folder in folders}
-    return {
-        title.partition("\n")[0].removesuffix("."): [n for n in names() if _path(n).parent == folder]
-        for folder, title in titles.items()
-    }
+    found = {}
+    for folder in sorted({path.parent for path in _files().values()}):
+        docstring = ast.get_docstring(ast.parse((folder / "__init__.py").read_text("utf-8"))) or folder.name
+        title = docstring.partition("\n")[0].removesuffix(".")
+        found[title] = [name for name in names() if _path(name).parent == folder]
+    return found
 
 
 def get(name: str) -> Technique:
@@ -82,7 +82,9 @@ def declared(name: str) -> Technique:
     return namespace[name].technique  # type: ignore[no-any-return]
 
 
+@functools.cache
 def _files() -> dict[str, Path]:
+    """Every technique's file by its name."""
     return {path.stem: path for path in FOLDER.glob("*/[a-z]*.py")}
 
 
