@@ -374,7 +374,7 @@ def test_a_csv_that_names_no_image_is_told_and_nothing_kept(root, tmp_path):
     with pytest.raises(opsin.InputError, match=told):
         scan(root, tmp_path / "out", labels=table)
     assert rows(opsin.Collection(tmp_path / "out")) == before
-    with pytest.raises(opsin.InputError, match="here, None there"):
+    with pytest.raises(opsin.InputError, match="its first is None"):
         scan(root, tmp_path / "out", labels=labelled(tmp_path / "l.csv", ("path", "label"), []))
 
 
@@ -775,7 +775,7 @@ def test_a_folder_of_something_else_is_not_written_into(root, tmp_path):
         ({"layers": ["image"]}, "the image is no layer"),
         ({"top": 0}, "top is at least 1"),
         ({"engine": "rays"}, "unknown engine 'rays'; nearest: ray"),
-        ({"address": "auto"}, "goes with the engine ray"),
+        ({"address": "auto"}, "only for a Ray cluster"),
     ],
 )
 def test_settings_that_cannot_be_are_told(root, tmp_path, settings, told, request):

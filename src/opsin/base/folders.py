@@ -149,7 +149,7 @@ def _refuse_foreign(target: Path, folder: str | Path, rescued: Path | None = Non
     try:
         foreign = next(_foreign(target), None)
     except RecursionError as error:
-        raise InputError(f"{folder} holds folders too deep in each other: choose another one") from error
+        raise InputError(f"{folder} has folders nested too deeply: choose another output folder") from error
     if foreign is None:
         return
     name = foreign.relative_to(target)
