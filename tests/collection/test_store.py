@@ -66,7 +66,7 @@ def test_a_collection_may_be_named_by_its_folder(made, whole):
         lambda given: opsin.explain(MODEL, photo, techniques="saliency", collection=given).sections[0].near,
     ):
         assert use(folder) == use(str(folder)) == use(opsin.Collection(folder))
-    with pytest.raises(opsin.InputError, match="nowhere is no collection"):
+    with pytest.raises(opsin.InputError, match="nowhere is not a collection"):
         opsin.map("nowhere")
 
 
@@ -152,7 +152,7 @@ def test_what_a_scan_has_taken_away_from_a_pinned_collection_is_told(made, whole
     live, before = opsin.Collection(made.folder), opsin.Collection(made.folder).pinned()
     ids = live.ids().tolist()
     scan(whole / "photos", made.folder)
-    with pytest.raises(opsin.InputError, match="was scanned again while it was read: ask again"):
+    with pytest.raises(opsin.InputError, match="was scanned again while it was read: try again"):
         before.labels()
     assert len(live.labels()) == len(live.ids()) == 20
     assert live.ids().tolist() == ids
@@ -172,7 +172,7 @@ def test_whoever_reads_while_scans_write_sees_a_whole_collection_or_is_told(made
                     use(opsin.Collection(made.folder))
                     seen.append(name)
                 except opsin.InputError as error:
-                    known = ("scanned again", "no collection", "holds no images", "at least 2", "no image")
+                    known = ("scanned again", "not a collection", "holds no images", "at least 2", "no image")
                     if not any(said in str(error) for said in known):
                         wrong.append((name, str(error)))
                 except IndexError:  # fewer rows than are asked for here

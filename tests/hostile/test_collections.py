@@ -165,7 +165,7 @@ def test_a_lock_that_is_a_link_is_no_lock(copy, tmp_path):
     (tmp_path / "theirs").write_text("years")
     (copy / ".lock").unlink()
     (copy / ".lock").symlink_to(tmp_path / "theirs")
-    with pytest.raises(opsin.InputError, match=r"\.lock is no file of Opsin's"):
+    with pytest.raises(opsin.InputError, match=r"\.lock was not written by Opsin"):
         scan(copy)
     assert (tmp_path / "theirs").read_text() == "years"
 
