@@ -1,4 +1,4 @@
-"""Average pooling in place of maximum pooling, without a hand on the network."""
+"""Average pooling in place of maximum pooling, without modifying the network."""
 
 from typing import Any
 
