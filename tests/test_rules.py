@@ -148,7 +148,7 @@ def test_smooth_activations_keep_their_derivative_and_are_named_in_the_record(ac
     net = nets.seeded(nets.Plain(nets.SMOOTH[activation], nn.ReLU))
     result = run("guided_backprop", net, 0)
     assert "the guided rule acted on Relu ×1" in result.record.notes
-    assert f"kept their own derivative: {activation} ×1" in result.record.notes
+    assert f"not rectifiers, so left unchanged: {activation} ×1" in result.record.notes
     torch.testing.assert_close(result.values, by_oracle("guided_backprop", net, 0), rtol=1e-9, atol=1e-12)
 
 
