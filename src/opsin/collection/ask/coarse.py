@@ -1,6 +1,6 @@
 """The nearest vectors, exactly: a coarse matrix finds candidates, their true distances decide.
 
-Rows x lie rounded to bfloat16, as x̃, in a memory-mapped file, and a query q is rounded likewise. By the
+Rows x are stored rounded to bfloat16, as x̃, in a memory-mapped file; queries q are rounded too. By the
 triangle inequality | |q - x| - |q̃ - x̃| | <= |q - q̃| + |x - x̃|: so once some k rows' true distances are
 known, a row whose coarse distance exceeds the greatest of these by more than that is not among the k nearest.
 Distances to all other rows are computed from the features themselves, so the answer is exact.

@@ -87,9 +87,8 @@ class Tally:
                 torch.cat([lists, lists.new_full((c, missing), NONE)], 1) for lists in (ids, places)
             )
         by_id = ids.argsort(1)
-        order = by_id.gather(1, values.gather(1, by_id).sort(dim=1, descending=True, stable=True).indices)[
-            :, :k
-        ]
+        by_value = values.gather(1, by_id).sort(dim=1, descending=True, stable=True).indices  # ties by id
+        order = by_id.gather(1, by_value)[:, :k]
         values, ids, places = (lists.gather(1, order) for lists in (values, ids, places))
         return Tally(values, ids, places, self.sums, self.squares, self.active, self.count, self.images)
 
