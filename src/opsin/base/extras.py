@@ -1,4 +1,4 @@
-"""Packages that one part of Opsin needs, and that its plain install does without."""
+"""Optional packages that only one part of Opsin needs."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ from opsin.base.errors import InputError
 
 @contextmanager
 def extra(name: str) -> Iterator[None]:
-    """A block of imports from an extra. Raises `InputError` with what to install where one is missing."""
+    """A block of imports from an extra. Raises `InputError`, saying what to install, if one is missing."""
     try:
         yield
     except ImportError as error:
