@@ -171,7 +171,7 @@ def test_the_largest_file_may_be_set_in_the_environment(corpus, monkeypatch):
 @pytest.mark.parametrize("said", ["", "0", "-1", "1.5", "many", "9" * 5000])
 def test_a_largest_file_that_is_no_number_of_bytes_is_told(corpus, monkeypatch, said):
     monkeypatch.setenv(LARGEST_FILE_VARIABLE, said)
-    with pytest.raises(opsin.InputError, match="OPSIN_LARGEST_FILE is a number of bytes"):
+    with pytest.raises(opsin.InputError, match="OPSIN_LARGEST_FILE must be a number of bytes"):
         open_photo(corpus["exif1.jpg"])
 
 
