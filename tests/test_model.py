@@ -773,8 +773,8 @@ def test_what_is_no_dense_tensor_of_numbers_is_not_run(images, said):
     ("settings", "said"),
     [
         ({"mean": [torch.nan] * 3}, "mean and std must be finite"),
-        ({"std": [0, 1, 1]}, "std non-zero"),
-        ({"size": 0}, "size must be one or two positive integers, not 0"),
+        ({"std": [0, 1, 1]}, "std not zero"),
+        ({"size": 0}, "size must be one or two positive whole numbers, not 0"),
         ({"crop": 0}, "crop must be above 0 and at most 1, not 0"),
         ({"crop": torch.nan}, "crop must be above 0"),
     ],

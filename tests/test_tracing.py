@@ -103,7 +103,7 @@ def test_where_nothing_decides_the_layer_is_refused_until_it_is_said(layout):
     call = net.call("lay")
     assert call.layout == "other"
     with pytest.raises(
-        opsin.NetworkError, match=r"may have the layout 'maps' or 'maps_last'.*layouts=\{'lay': 'maps'\}"
+        opsin.NetworkError, match=r"layout may be 'maps' or 'maps_last'.*layouts=\{'lay': 'maps'\}"
     ):
         net.run(nets.images(1), ("lay",)).maps("lay")
     said = model(mixed, fixed=True, layouts={"lay": layout})

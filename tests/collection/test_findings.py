@@ -280,7 +280,7 @@ def test_a_command_may_be_run_again(here, call):
     ("words", "said"),
     [
         ("neighbours nowhere query.png", "nowhere is not a collection"),
-        ("neighbours photos query.png", "photos is not a collection: make one with `opsin scan"),
+        ("neighbours photos query.png", "photos is not a collection: create one with `opsin scan"),
         ("neighbours col missing.png", "unknown file 'missing.png'"),
         ("neighbours col net.py", "not an image"),
         ("neighbours col query.png -l 0.5", "unknown layer of the collection '0.5'; nearest: 0.4"),

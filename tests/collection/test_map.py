@@ -242,7 +242,7 @@ def test_few_images(n, method, tmp_path):
 def test_images_that_are_all_alike(n, method, tmp_path):
     found = map(few(tmp_path, n, same=True), method=method)
     assert (found.places == 0).all()
-    assert found.record.notes == ("all features have the same direction: the images lie at one place",)
+    assert found.record.notes == ("all features have the same direction: all images are at one position",)
     assert found.pictures()[0][0] == f"1 of {n} images shown, the others would cover them"
     assert len(data(found.html())["points"]) == n
 

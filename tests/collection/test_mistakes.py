@@ -110,7 +110,7 @@ def test_accuracy_and_confusions_are_those_of_a_slow_count(made):
 
 def test_labels_that_are_no_class_are_told(made):
     notes = mistakes(MODEL, made[0], count=0).record.notes
-    assert notes == ("Caution: labels that are not classes are ignored: 'dragon', 'tiger'",)
+    assert notes == ("Caution: ignored labels that name no class: 'dragon', 'tiger'",)
 
 
 def test_top_five_of_more_classes(tmp_path):
@@ -250,7 +250,7 @@ def test_labels_beyond_the_classes_take_no_part(tmp_path):
     made = scanned(tmp_path, ["0", "1", "5", "99", "2", "dragon"], model)
     found = mistakes(model, made)
     assert found.facts["images"] == 3
-    assert found.record.notes == ("Caution: labels that are not classes are ignored: '5', '99', 'dragon'",)
+    assert found.record.notes == ("Caution: ignored labels that name no class: '5', '99', 'dragon'",)
 
 
 def test_without_labels_there_are_no_mistakes(tmp_path):
@@ -287,7 +287,7 @@ def test_mistakes_are_saved_and_loaded(made, tmp_path):
     found = mistakes(MODEL, made[0], count=2)
     assert opsin.Result.load(found.save(tmp_path / "out")) == found
     page = (tmp_path / "out/index.html").read_text()
-    assert "labels that are not classes are ignored: &#39;dragon&#39;" in page
+    assert "ignored labels that name no class: &#39;dragon&#39;" in page
     assert "What is confused with what" in page
     assert page.count("<img") == len(found.shots) == 12
 

@@ -366,9 +366,7 @@ def test_paths_of_a_csv_may_be_addresses(root, tmp_path, form):
 
 def test_a_csv_that_names_no_image_is_told_and_nothing_kept(root, tmp_path):
     table = labelled(tmp_path / "l.csv", ("path", "label"), [("elsewhere/a.png", "x"), ("b.png", "y")])
-    told = (
-        r"l\.csv names none of the images: the first image is '000\.png', its first path 'elsewhere/a\.png'"
-    )
+    told = r"l\.csv names none of the images: its first is 'elsewhere/a\.png', the first image '000\.png'"
     with pytest.raises(opsin.InputError, match=told):
         scan(root, tmp_path / "out", labels=table)
     assert not (tmp_path / "out").exists()
@@ -376,7 +374,7 @@ def test_a_csv_that_names_no_image_is_told_and_nothing_kept(root, tmp_path):
     with pytest.raises(opsin.InputError, match=told):
         scan(root, tmp_path / "out", labels=table)
     assert rows(opsin.Collection(tmp_path / "out")) == before
-    with pytest.raises(opsin.InputError, match="its first path None"):
+    with pytest.raises(opsin.InputError, match="its first is None"):
         scan(root, tmp_path / "out", labels=labelled(tmp_path / "l.csv", ("path", "label"), []))
 
 
@@ -765,7 +763,7 @@ def test_unread_files_are_listed_and_the_rest_is_kept(root, tmp_path):
 def test_a_folder_of_something_else_is_not_written_into(root, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out/thesis.txt").write_text("years")
-    with pytest.raises(opsin.InputError, match="holds something that is not a collection"):
+    with pytest.raises(opsin.InputError, match="and is not a collection"):
         scan(root, tmp_path / "out")
     assert (tmp_path / "out/thesis.txt").read_text() == "years"
 
@@ -774,10 +772,10 @@ def test_a_folder_of_something_else_is_not_written_into(root, tmp_path):
     ("settings", "told"),
     [
         ({"layers": ["conv9"]}, "unknown layer 'conv9'; nearest: conv2"),
-        ({"layers": ["image"]}, "the image is not a layer"),
-        ({"top": 0}, "top must be at least 1"),
+        ({"layers": ["image"]}, "'image' is not a layer"),
+        ({"top": 0}, "top is at least 1"),
         ({"engine": "rays"}, "unknown engine 'rays'; nearest: ray"),
-        ({"address": "auto"}, "use it with the engine ray"),
+        ({"address": "auto"}, "only for a Ray cluster"),
     ],
 )
 def test_settings_that_cannot_be_are_told(root, tmp_path, settings, told, request):
@@ -936,7 +934,7 @@ def test_labels_are_read_with_spaces_around_them(root, tmp_path):
 
 @pytest.mark.parametrize(
     ("settings", "said"),
-    [({"workers": -1}, "workers"), ({"address": "a"}, "engine ray"), ({"top": 0}, "top must be at least 1")],
+    [({"workers": -1}, "workers"), ({"address": "a"}, "engine 'ray'"), ({"top": 0}, "top is at least 1")],
 )
 def test_what_does_not_fit_leaves_no_collection(root, tmp_path, settings, said):
     with pytest.raises(opsin.InputError, match=said):

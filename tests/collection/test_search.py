@@ -405,7 +405,7 @@ def test_an_index_that_cannot_be_written_is_told(tmp_path, monkeypatch):
 
 def test_features_of_another_width_are_refused(tmp_path):
     made = collection(tmp_path / "c", drawn("random", 10))
-    with pytest.raises(opsin.InputError, match="queries must have 24 features, not 23"):
+    with pytest.raises(opsin.InputError, match="queries of 23 numbers: the features of this layer have 24"):
         nearest(made, torch.zeros(1, 23), 3, layer="second")
     with pytest.raises(opsin.InputError, match="unknown layer of the collection 'third'"):
         nearest(made, torch.zeros(1, 24), 3, layer="third")

@@ -236,7 +236,7 @@ def test_an_unknown_folder_is_told_with_the_nearest(tmp_path):
 
 def test_a_file_is_no_folder(tmp_path):
     fill(tmp_path, "a.png")
-    with pytest.raises(opsin.InputError, match=r"a\.png is a file: a scan takes the folder"):
+    with pytest.raises(opsin.InputError, match=r"a\.png is a file: pass the folder"):
         Source(tmp_path / "a.png")
 
 

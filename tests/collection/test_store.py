@@ -152,7 +152,7 @@ def test_what_a_scan_has_taken_away_from_a_pinned_collection_is_told(made, whole
     live, before = opsin.Collection(made.folder), opsin.Collection(made.folder).pinned()
     ids = live.ids().tolist()
     scan(whole / "photos", made.folder)
-    with pytest.raises(opsin.InputError, match="was scanned again while it was read: ask again"):
+    with pytest.raises(opsin.InputError, match="was scanned again while it was read: try again"):
         before.labels()
     assert len(live.labels()) == len(live.ids()) == 20
     assert live.ids().tolist() == ids

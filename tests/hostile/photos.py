@@ -163,7 +163,7 @@ REFUSED |= {
     "noise.jpg": ("not an image", _holding(_NOISE(5000))),
     "svg.jpg": ("not an image", _holding(b'<svg xmlns="http://www.w3.org/2000/svg"/>')),
     "postscript.jpg": (
-        "EPS, which is a program",
+        "EPS, a program that is not run",
         _holding(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 100 100\n%%EndComments\n"
                  b"(touch EXECUTED) (w) file\nshowpage\n%%EOF\n"),
     ),

@@ -400,7 +400,7 @@ def test_folders_too_deep_in_each_other_are_refused(here, call):
     for words in (("saliency", "a.png", *OWN, "-o", "deep"), ("scan", "deep", *OWN, "-o", "collection")):
         code, _, err = call(*words)
         assert code == 2
-        assert "deep holds folders nested too deeply" in err
+        assert "deep has folders nested too deeply" in err
     subprocess.run(["rm", "-rf", "deep"], check=True)
 
 

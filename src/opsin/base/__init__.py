@@ -1,1 +1,1 @@
-"""What every room stands on: errors, files that others wrote, records, output folders, progress, notes."""
+"""Shared foundations: errors, untrusted files, records, output folders, progress, notes."""

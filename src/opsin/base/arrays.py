@@ -1,4 +1,4 @@
-"""The numbers of a result in a file of NumPy arrays, which may come from anybody."""
+"""The arrays of a result in a NumPy file, which is untrusted."""
 
 from pathlib import Path
 
@@ -16,27 +16,27 @@ NUMBERS = "biufc"  # kinds of NumPy's dtypes that are numbers
 def read_arrays(path: Path) -> dict[str, Tensor]:
     """Every array of an `.npz` file by name.
 
-    Raises `InputError` where it is no such file, is cut off or damaged, holds something else than numbers, or
-    more than fits into the free memory.
+    Raises `InputError` if it is not such a file, is truncated or damaged, holds anything but numbers, or does
+    not fit into the free memory.
     """
     with open_regular(path) as file:
         try:
             stored = np.load(file, allow_pickle=False)
             size = sum(member.file_size for member in stored.zip.infolist())
             if size > (free := psutil.virtual_memory().available):
-                raise InputError(f"it holds {size:,} bytes, and {free:,} are free")
+                raise InputError(f"it holds {size:,} bytes, but only {free:,} bytes of memory are free")
             arrays = {name: stored[name] for name in stored.files}
             if others := [name for name, values in arrays.items() if values.dtype.kind not in NUMBERS]:
                 raise InputError(f"{others[0]} is not an array of numbers")
             return {name: torch.from_numpy(values) for name, values in arrays.items()}
-        except Exception as error:  # of a broken file NumPy and zipfile raise a dozen kinds
+        except Exception as error:  # NumPy and zipfile raise many kinds of errors on a broken file
             raise InputError(f"{path} is damaged: {type(error).__name__}: {error}") from error
 
 
 def array(arrays: dict[str, Tensor], name: str, *sides: int | tuple[int, ...] | None) -> Tensor:
-    """The floating-point array of this name, whose sides are as given; `None` is any length but zero.
+    """The floating-point array of this name and these sides; `None` allows any length but zero.
 
-    Raises `InputError` where there is none, or it is of another shape.
+    Raises `InputError` if it is missing or has another shape.
     """
     if name not in arrays:
         raise InputError(f"the array {name!r} is missing")
@@ -51,13 +51,13 @@ def array(arrays: dict[str, Tensor], name: str, *sides: int | tuple[int, ...] | 
 
 
 def array_of_bytes(arrays: dict[str, Tensor], name: str) -> bytes:
-    """The bytes that an array of this name holds. Raises `InputError` where there is none."""
+    """The bytes in the array of this name. Raises `InputError` if it is missing."""
     values = _one_axis(arrays, name, torch.uint8)
     return values.numpy().tobytes()
 
 
 def whole_numbers(arrays: dict[str, Tensor], name: str, count: int) -> list[int]:
-    """The `count` whole numbers of the array of this name. Raises `InputError` where there are none."""
+    """The `count` integers in the array of this name. Raises `InputError` if they are missing."""
     values: list[int] = _one_axis(arrays, name, torch.int64).tolist()
     if len(values) != count:
         raise InputError(f"the array {name!r} holds {len(values)} numbers, not {count}")

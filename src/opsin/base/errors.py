@@ -1,10 +1,10 @@
-"""What can go wrong, said so that the reader knows what was passed and what would be valid."""
+"""Errors whose messages say what was passed and what would be valid."""
 
 import difflib
 import sys
 from collections.abc import Iterable
 
-LONGEST = 200  # letters of a name that an error repeats
+LONGEST = 200  # characters of a name that an error repeats
 
 
 class OpsinError(Exception):
@@ -24,7 +24,7 @@ class OutOfMemoryError(OpsinError, MemoryError):
 
 
 def at_least(least: int, **given: int) -> None:
-    """Raise the error for numbers that are too small."""
+    """Raise `InputError` for numbers below `least`."""
     for name, value in given.items():
         if value < least:
             raise InputError(f"{name} must be at least {least}, not {value}")
@@ -41,13 +41,13 @@ def unknown(kind: str, name: str, valid: Iterable[str], also: str = "") -> Input
 
 
 def shortened(text: str) -> str:
-    """The text, or the beginning of a long one."""
+    """The text, cut off if it is long."""
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
 
 
 def shown(value: object) -> str:
-    """A value as an error repeats it."""
+    """A value as it appears in an error message."""
     try:
         return shortened(repr(value))
-    except ValueError:  # Python does not write whole numbers that are longer
+    except ValueError:  # Python refuses to convert longer integers to text
         return f"a number of more than {sys.get_int_max_str_digits():,} digits"

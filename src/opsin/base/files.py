@@ -1,4 +1,4 @@
-"""Files that somebody else may have written: only regular ones are opened, and read only up to a size."""
+"""Untrusted files: only regular files are opened, and read only up to a maximal size."""
 
 import errno
 import os
@@ -13,21 +13,21 @@ KINDS = {S_ISDIR: "a folder", S_ISFIFO: "a pipe", S_ISCHR: "a device", S_ISBLK: 
 
 
 def open_regular(path: str | Path, name: str = "") -> BinaryIO:
-    """A regular file, or what a link to one leads to, opened to be read; errors call it `name`, or its path.
+    """A regular file, or a link to one, opened for reading; errors call it `name`, by default its path.
 
-    Raises `InputError` on a pipe, a device, a socket or a folder, which might be waited for or read without
-    end, and on what cannot be opened.
+    Raises `InputError` on a pipe, device, socket or folder, whose reading might never end, and if the file
+    cannot be opened.
     """
     name = name or str(path)
     try:
-        # Without O_NONBLOCK the opening of a pipe waits for somebody who writes into it.
+        # without O_NONBLOCK, opening a pipe blocks until somebody writes to it
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except OSError as error:
         why = "it is a socket" if error.errno == errno.ENXIO else error.strerror or error
         raise InputError(f"{name} cannot be read: {why}") from error
     except ValueError as error:  # a NUL in the name
-        raise InputError(f"{name!r} cannot be the name of a file: {error}") from error
-    mode = os.fstat(descriptor).st_mode  # of what was opened, which cannot be exchanged any more
+        raise InputError(f"{name!r} is not a valid file name: {error}") from error
+    mode = os.fstat(descriptor).st_mode  # of the opened file, which cannot be swapped any more
     if S_ISREG(mode):
         return os.fdopen(descriptor, "rb")
     os.close(descriptor)
@@ -36,9 +36,9 @@ def open_regular(path: str | Path, name: str = "") -> BinaryIO:
 
 
 def read_regular(path: str | Path, most: int, name: str = "", hint: str = "") -> bytes:
-    """The bytes that a regular file holds when it is opened.
+    """The bytes of a regular file at the time of opening.
 
-    Raises `InputError` as `open_regular` does, and beyond `most` bytes; the `hint` says how to raise these.
+    Raises `InputError` as `open_regular` does, and above `most` bytes; `hint` says how to raise that limit.
     """
     with open_regular(path, name) as file:
         size = os.fstat(file.fileno()).st_size
@@ -51,13 +51,13 @@ def read_regular(path: str | Path, most: int, name: str = "", hint: str = "") ->
 
 
 def too_large(name: str, most: int, hint: str = "") -> InputError:
-    """The error for what is larger than may be read."""
-    return InputError(f"{name} is larger than {most / MIB:g} MiB, the largest size that is read{hint}")
+    """The error for a file that is larger than the limit."""
+    return InputError(f"{name} is larger than {most / MIB:g} MiB, the most that is read{hint}")
 
 
 def missing(kind: str, path: Path, pattern: str = "*") -> InputError:
-    """The error for a path at which there is nothing: it lists the nearest names there."""
+    """The error for a path that does not exist: it lists the nearest names in its folder."""
     try:
         return unknown(kind, str(path), [other.name for other in path.parent.glob(pattern)])
-    except (OSError, ValueError):  # of a name that no file can have
+    except (OSError, ValueError):  # for an invalid name
         return unknown(kind, str(path), [])

@@ -1,13 +1,13 @@
-"""Output folders: only what Opsin wrote is ever replaced, and the work of a killed command is found again.
+"""Output folders: only files that Opsin wrote are replaced, and the work of a killed command can be resumed.
 
     out/
-      manifest.json    names and SHA-256 of the files beside it; each folder below has its own
-      .opsin-k3v9x2/   only while a command runs: what it has made so far, and the `lock` that it holds
+      manifest.json    names and SHA-256 of the files beside it; each subfolder has its own
+      .opsin-k3v9x2/   only while a command runs: its files so far, and the `lock` that it holds
 
-The working folder lies inside the output folder, so that a mount point is as good as any other and what
-cannot be written is known before the work. At the end its files take the place of those that the manifest
-lists, of which each is deleted only while it is what was written. A working folder whose lock nobody holds
-belongs to a command that was killed; the next command that ends well removes it.
+The working folder is inside the output folder, so that mount points work too and a folder that cannot be
+written fails before the work. At the end its files replace those that the manifest lists, which are deleted
+only if they are unchanged. A working folder whose lock nobody holds belongs to a command that was killed; the
+next command that succeeds removes it.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ from opsin.base.records import as_json, read_json
 RECORD, VALUES, PAGE, FACTS = "record.json", "values.npz", "index.html", "facts.json"
 MANIFEST, BOTH = "manifest.json", "manifest-both.json"
 WORKING = ".opsin-"
-RESCUED = "result-"  # a folder of results that could not take their place
+RESCUED = "result-"  # a folder of results that could not be put in place
 
 Listed = set[tuple[str, str]]  # names and SHA-256
 
@@ -49,7 +49,7 @@ class StorageError(OSError):
 
 @contextmanager
 def storing() -> Iterator[None]:
-    """Mark what the operating system raises inside the block as `StorageError`."""
+    """Turn any `OSError` inside the block into a `StorageError`."""
     try:
         yield
     except StorageError:
@@ -60,10 +60,10 @@ def storing() -> Iterator[None]:
 
 @contextmanager
 def writing(folder: str | Path) -> Iterator[Path]:
-    """A folder to fill, whose files stand in `folder` at the end; after an error all is as it was before.
+    """A folder to fill, whose files are moved to `folder` at the end; after an error `folder` is unchanged.
 
-    Raises `InputError` before any work where `folder` cannot be written, where it holds something that Opsin
-    did not write or that was changed since, and where another command is writing into it.
+    Raises `InputError` before any work if `folder` cannot be written, if it holds something that Opsin did
+    not write or that was changed since, and if another command is writing into it.
     """
     try:
         with ExitStack() as undo:
@@ -88,9 +88,9 @@ def writing(folder: str | Path) -> Iterator[Path]:
 
 
 def interrupted(folder: str | Path) -> Path | None:
-    """The working folder that a killed command left in `folder` with results, if there is one.
+    """The working folder that a killed command left in `folder` with results, or `None`.
 
-    Raises `InputError` where a command is still writing there.
+    Raises `InputError` if a command is still writing there.
     """
     left = [path for path in _leftovers(_resolved(folder), folder) if next(path.rglob(VALUES), None)]
     return max(left, key=lambda path: path.stat().st_mtime_ns, default=None)
@@ -98,7 +98,7 @@ def interrupted(folder: str | Path) -> Path | None:
 
 @contextmanager
 def checkpoint(folder: Path, number: int) -> Iterator[Path]:
-    """A folder to fill with a climb's state, the `number`-th; once it is whole, earlier ones are removed."""
+    """A folder to fill with the `number`-th state of an optimisation; then earlier ones are removed."""
     with storing():
         part = Path(tempfile.mkdtemp(prefix="part-", dir=folder))
         yield part
@@ -109,12 +109,12 @@ def checkpoint(folder: Path, number: int) -> Iterator[Path]:
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """The whole checkpoints in a folder, the last one at the end."""
+    """The complete checkpoints in a folder, oldest first."""
     return sorted(path for path in folder.glob("checkpoint-*") if path.is_dir() and not path.is_symlink())
 
 
 def discard_checkpoints(folder: Path) -> None:
-    """Remove the checkpoints in a folder, which the result has made superfluous."""
+    """Remove the checkpoints in a folder, once the result is complete."""
     with storing():
         for path in [*checkpoints(folder), *folder.glob("part-*")]:
             shutil.rmtree(path)
@@ -124,11 +124,11 @@ def _resolved(folder: str | Path) -> Path:
     try:
         return Path(folder).resolve()
     except (RuntimeError, ValueError) as error:  # links in a circle, a NUL
-        raise InputError(f"{str(folder)!r} cannot be an output folder: {error}") from error
+        raise InputError(f"{str(folder)!r} is not a valid output folder: {error}") from error
 
 
 def make_folder(folder: str | Path, undo: ExitStack) -> Path:
-    """The folder, made with its parents where there is none; on `undo` those that are empty go again."""
+    """The folder, created with its parents if it does not exist; `undo` removes those that are empty."""
     target = _resolved(folder)
     for path in reversed([target, *target.parents]):
         if not path.exists():
@@ -145,11 +145,11 @@ def _remove_empty(folder: Path) -> None:
 
 
 def _refuse_foreign(target: Path, folder: str | Path, rescued: Path | None = None) -> None:
-    """Raise `InputError` where `target` holds what Opsin did not write; new results are `rescued` first."""
+    """Raise `InputError` if `target` holds files that Opsin did not write, but keep `rescued` results."""
     try:
         foreign = next(_foreign(target), None)
     except RecursionError as error:
-        raise InputError(f"{folder} holds folders nested too deeply: choose another one") from error
+        raise InputError(f"{folder} has folders nested too deeply: choose another output folder") from error
     if foreign is None:
         return
     name = foreign.relative_to(target)
@@ -159,23 +159,23 @@ def _refuse_foreign(target: Path, folder: str | Path, rescued: Path | None = Non
             "choose another output folder"
         )
     kept = rescued.rename(target / f"{RESCUED}{secrets.token_hex(3)}")
-    raise InputError(f"{str(name)!r} appeared in {folder} while Opsin was working: the result is in {kept}")
+    raise InputError(f"{str(name)!r} appeared in {folder} while Opsin was running: the result is in {kept}")
 
 
 def _foreign(folder: Path) -> Iterator[Path]:
-    """What is below a folder and not listed with this content by a manifest beside it; empty folders too."""
+    """Everything below a folder that no manifest beside it lists with its content; empty folders too."""
     listed = _listed(folder)
-    own = _own(folder, listed or set())
+    unchanged = _own(folder, listed or set())
     for path in sorted(folder.iterdir()):
         if path.is_dir() and not path.is_symlink():
             if not _is_working(path):
                 yield from _foreign(path) if any(path.iterdir()) else [path]
-        elif path not in own and (path.name != MANIFEST or listed is None):
+        elif path not in unchanged and (path.name != MANIFEST or listed is None):
             yield path
 
 
 def _own(folder: Path, listed: Listed) -> set[Path]:
-    """The files of a folder that are listed, and still are what was listed."""
+    """The files of a folder that are listed and unchanged."""
     names = {name for name, _ in listed}
     files = [
         path for path in folder.iterdir() if path.name in names and path.is_file() and not path.is_symlink()
@@ -184,7 +184,7 @@ def _own(folder: Path, listed: Listed) -> set[Path]:
 
 
 def _listed(folder: Path) -> Listed | None:
-    """The files that a folder's manifest lists; `None` where there is none, or it is not Opsin's."""
+    """The files that a folder's manifest lists; `None` if there is none, or it is not Opsin's."""
     try:
         return set(read_json(folder / MANIFEST, Manifest).files)
     except InputError:
@@ -192,24 +192,24 @@ def _listed(folder: Path) -> Listed | None:
 
 
 def _is_working(folder: Path) -> bool:
-    """Whether a folder is one in which a command works or worked.
+    """Whether a folder is the working folder of a command, running or killed.
 
-    It holds a lock of its own name, an empty file and no link: taking the lock would empty another file.
+    It holds a lock with its own name, an empty file and not a link: taking the lock would truncate the file.
     """
     try:
-        about = _lock(folder).lstat()
+        status = _lock(folder).lstat()
     except OSError:
         return False
-    return folder.name.startswith(WORKING) and S_ISREG(about.st_mode) and not about.st_size
+    return folder.name.startswith(WORKING) and S_ISREG(status.st_mode) and not status.st_size
 
 
 def _lock(working: Path) -> Path:
-    """The lock of a working folder, called after it, so that no other folder is taken for one."""
+    """The lock of a working folder, named after it, so that no other folder is mistaken for one."""
     return working / f"{working.name}.lock"
 
 
 def _leftovers(target: Path, folder: str | Path) -> list[Path]:
-    """The working folders of killed commands. Raises `InputError` where a command still holds one."""
+    """The working folders of killed commands. Raises `InputError` if a command still holds one."""
     left = [path for path in target.glob(f"{WORKING}*") if not path.is_symlink() and _is_working(path)]
     for path in left:
         try:
@@ -221,7 +221,7 @@ def _leftovers(target: Path, folder: str | Path) -> list[Path]:
 
 
 def _seal(working: Path) -> None:
-    """Write a manifest into a working folder and each one below; its lock is not listed."""
+    """Write a manifest into a working folder and each subfolder; the lock is not listed."""
     for folder in [working, *(path for path in working.rglob("*") if path.is_dir())]:
         files = [path for path in folder.iterdir() if path.is_file() and path != _lock(working)]
         _write_manifest(folder / MANIFEST, {(path.name, _sha256(path)) for path in files})
@@ -232,7 +232,7 @@ def _write_manifest(path: Path, listed: Listed) -> None:
 
 
 def _place(working: Path, target: Path) -> None:
-    """Put the files of a sealed folder into their place; an interrupt comes when all of them are there."""
+    """Move the files of a sealed folder into place; an interrupt is raised after all of them are."""
     try:
         _replace(working, target)
     except KeyboardInterrupt:
@@ -241,12 +241,12 @@ def _place(working: Path, target: Path) -> None:
 
 
 def _replace(new: Path, old: Path) -> None:
-    """Let the files of `new` take the place of those that `old` lists.
+    """Replace the files that `old` lists by those of `new`.
 
-    It may be cut off anywhere and begun again: meanwhile the manifest lists the files of both.
+    It may be interrupted anywhere and started again: meanwhile the manifest lists the files of both.
     """
     if not (new / MANIFEST).exists():
-        return  # all that was here has its place already
+        return  # everything was moved already
     before, after = _listed(old) or set(), _listed(new) or set()
     _write_manifest(new / BOTH, before | after)
     (new / BOTH).replace(old / MANIFEST)
@@ -265,7 +265,7 @@ def _replace(new: Path, old: Path) -> None:
 
 
 def _remove(folder: Path) -> None:
-    """Remove what a folder's manifests list; whatever else is in it stays."""
+    """Remove the files that a folder's manifests list; other files remain."""
     listed = _listed(folder)
     for path in sorted(folder.iterdir()):
         if path.is_dir() and not path.is_symlink():

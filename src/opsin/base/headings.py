@@ -1,18 +1,18 @@
-"""Names of photos as headings and folders, each once."""
+"""Unique names of photos, as headings and folders."""
 
 from collections.abc import Sequence
 from itertools import chain, count
 
 from opsin.base.folders import PAGE, RECORD
 
-GENERAL = "network"  # folder of what is the same for every photo
+GENERAL = "network"  # folder of results that are the same for every photo
 
 
 def headings(names: Sequence[str]) -> list[str]:
-    """Names that are fit for folders and differ from each other."""
-    made: list[str] = []
+    """Unique names that are valid for folders."""
+    unique: list[str] = []
     for name in names:
         plain = name.replace("/", "_").strip(". ") or "photo"
         forms = chain([plain], (f"{plain} ({k})" for k in count(2)))
-        made.append(next(form for form in forms if form not in {*made, RECORD, PAGE, GENERAL}))
-    return made
+        unique.append(next(form for form in forms if form not in {*unique, RECORD, PAGE, GENERAL}))
+    return unique

@@ -1,12 +1,12 @@
-"""The job that is running: who listens to its steps, what it notes, and what it resumes.
+"""The running job: its progress listener, its notes, and the saved state that it resumes.
 
 The library itself prints nothing; long work reports its steps:
 
     with listening(lambda step: print(step.done, step.total)):
         opsin.occlusion(model, images)
 
-A listener cancels the work by raising: nothing is left behind. Where pictures are made step by step it may
-raise `StopEarly` instead: the work ends with the picture as it is.
+A listener cancels the work by raising an exception; no files remain. If pictures are optimised step by step,
+it may raise `StopEarly` instead: the work ends with the picture so far.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -28,9 +28,9 @@ CAUTION = "Caution: "
 
 @dataclass(frozen=True)
 class Step:
-    """So much of a piece of work is done; of a climb, with the mean score and the pictures.
+    """The progress of a piece of work; for an optimisation, with the mean score and the pictures.
 
-    `result()` is then the pictures so far as a result that `opsin.resume` goes on from, for a checkpoint.
+    `result()` then gives the pictures so far as a result that `opsin.resume` can continue, for a checkpoint.
     """
 
     label: str
@@ -46,7 +46,7 @@ class StopEarly(Exception):  # noqa: N818 (a request, not an error)
 
 
 class Terminated(KeyboardInterrupt):
-    """The process was asked to end by the signal of this number."""
+    """The process was asked to end by this signal."""
 
     def __init__(self, number: int) -> None:
         super().__init__(f"signal {number}")
@@ -58,10 +58,10 @@ Listener = Callable[[Step], None]
 
 @dataclass(frozen=True)
 class Job:
-    """What surrounds the running work in this thread.
+    """The context of the running work in this thread.
 
-    `notes` collects what a technique says besides its result, `trail` what its climbs leave behind;
-    `resumed` is the saved state that the next technique resumes.
+    `notes` collects a technique's remarks on its result, `trail` the states of its optimisations; `resumed`
+    is the saved state that the next technique resumes.
     """
 
     listener: Listener | None = None
@@ -74,13 +74,13 @@ _job: ContextVar[Job] = ContextVar("job", default=Job())  # noqa: B039 (frozen)
 
 
 def current() -> Job:
-    """The running job; outside of any an empty one."""
+    """The running job; an empty one if none is running."""
     return _job.get()
 
 
 @contextmanager
 def within(**changes: Any) -> Iterator[None]:
-    """A block in which the running job is changed so."""
+    """A block in which the running job has these changes."""
     token = _job.set(replace(_job.get(), **changes))
     try:
         yield
@@ -104,9 +104,9 @@ def noting() -> Iterator[list[str]]:
 
 
 def note(text: str) -> None:
-    """Write a line into the record of the technique that is running; without one, nothing happens.
+    """Add a line to the record of the running technique; without one, do nothing.
 
-    A line that begins with `CAUTION` stands beside the picture on the page.
+    A line that begins with `CAUTION` is shown beside the picture on the page.
     """
     notes = current().notes
     if notes is not None and text not in notes:
@@ -114,18 +114,18 @@ def note(text: str) -> None:
 
 
 def report(step: Step) -> None:
-    """Hand a step to whoever listens."""
+    """Report a step to the listener."""
     if (listener := current().listener) is not None:
         listener(step)
 
 
 def tell(label: str, done: int, total: int) -> None:
-    """Tell whoever listens how far a piece of work is."""
+    """Report the progress of a piece of work to the listener."""
     report(Step(label, done, total))
 
 
 def steps(items: Iterable[T], total: int, label: str) -> Iterator[T]:
-    """Hand on the items and report each one, once it is worked through."""
+    """Yield the items and report each one when it is done."""
     for done, item in enumerate(items):
         tell(label, done, total)
         yield item

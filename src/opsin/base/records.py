@@ -1,4 +1,4 @@
-"""What stands beside a result in JSON: written for others to read, read as data that may be hostile."""
+"""The JSON files of results: written as valid JSON, read as untrusted data."""
 
 import json
 import math
@@ -17,7 +17,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 T = TypeVar("T")
-LARGEST = 256 * MIB  # bytes of a JSON file; tables of a collection's findings are the longest
+LARGEST = 256 * MIB  # bytes of a JSON file; the tables of findings are the longest
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Record:
 
 
 def as_json(value: object) -> str:
-    """Valid JSON: numbers that are not finite are null, and what is no Unicode in a text is escaped."""
+    """Valid JSON: non-finite numbers become null, and text that is not valid Unicode is escaped."""
 
     def valid(part: object) -> object:
         if isinstance(part, Mapping):
@@ -48,9 +48,9 @@ def as_json(value: object) -> str:
 
 
 def read_json(path: Path, shape: type[T]) -> T:
-    """What a JSON file says, as a `shape`: a dataclass, a `TypedDict` or a mapping.
+    """The content of a JSON file as a `shape`: a dataclass, a `TypedDict` or a mapping.
 
-    Raises `InputError`, naming the file and the first fault, where it is no regular file, no JSON, or of
+    Raises `InputError`, naming the file and the first fault, if it is not a regular file, not JSON, or has
     another shape.
     """
     from pydantic import TypeAdapter, ValidationError  # noqa: PLC0415 (slow)
@@ -62,7 +62,7 @@ def read_json(path: Path, shape: type[T]) -> T:
 
 
 def first_fault(error: "ValidationError") -> str:
-    """The first thing that was wrong, with where it stands."""
+    """The first fault, with its location in the file."""
     fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
     where = ".".join(map(str, fault["loc"]))
     return f"{where}: {fault['msg']}" if where else fault["msg"]
@@ -74,10 +74,10 @@ PACKAGES = ("opsin", "torch", "torchvision", "timm", "numpy", "pillow")
 @functools.cache
 def versions(packages: tuple[str, ...]) -> dict[str, str]:
     """The version of each package that is installed."""
-    found = {}
+    installed = {}
     for package in packages:
         try:
-            found[package] = version(package)
+            installed[package] = version(package)
         except PackageNotFoundError:  # run from a source tree that is not installed
-            found[package] = "unknown"
-    return found
+            installed[package] = "unknown"
+    return installed

@@ -1,4 +1,4 @@
-"""What the climbs of one technique leave behind, so that a stopped one can be resumed."""
+"""The states of a technique's optimisations, from which a stopped one can be resumed."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -12,15 +12,21 @@ if TYPE_CHECKING:
     from opsin.results.pictures import Pictures
 
 DAMAGED = "the saved state is damaged: "
-RESULT = ("parameters", "number", "generator", "scores", "finished")  # what is kept of a climb that has ended
+RESULT = (
+    "parameters",
+    "number",
+    "generator",
+    "scores",
+    "finished",
+)  # arrays that are kept of a finished optimisation
 
 
 @dataclass
 class Trail:
-    """The states of a technique's climbs by their labels; flat, they are named `label/array`.
+    """The states of a technique's optimisations by label; in `flat` they are named `label/array`.
 
-    `saved` holds those of an earlier run. `result` makes a result that can be resumed of images, a caption
-    and the trail. `stopped` says where a climb was ended early; it is empty while none was.
+    `saved` holds those of an earlier run. `result` makes a result that can be resumed from images, a caption
+    and the trail. `stopped` says where an optimisation was stopped early; it is empty if none was.
     """
 
     saved: "Mapping[str, Tensor]" = field(default_factory=dict)
@@ -29,9 +35,9 @@ class Trail:
     stopped: str = ""
 
     def saved_state(self, label: str) -> "dict[str, Tensor]":
-        """What an earlier run left of the climb of this label; empty where it left nothing."""
+        """The state that an earlier run saved under this label; empty if there is none."""
         if label in self.states:
-            raise ValueError(f"two climbs of one technique are labelled {label!r}")
+            raise ValueError(f"two optimisations of one technique are labelled {label!r}")
         return {
             name.rpartition("/")[2]: value
             for name, value in self.saved.items()
@@ -39,11 +45,11 @@ class Trail:
         }
 
     def with_state(self, label: str, state: "dict[str, Tensor]") -> "Trail":
-        """The trail with the state of one more climb."""
+        """The trail with the state of one more optimisation."""
         return replace(self, states={**self.states, label: state})
 
     def flat(self) -> "dict[str, Tensor]":
-        """All states; of a finished climb, its result alone."""
+        """All states; only the result of a finished optimisation."""
         arrays: dict[str, Tensor] = {}
         for label, state in self.states.items():
             keys = RESULT if bool(state["finished"]) else state
@@ -52,9 +58,9 @@ class Trail:
 
 
 def unfinished(arrays: "Mapping[str, Tensor]") -> str:
-    """The label of the climb at which a saved state stopped. Raises `InputError` where there is not one."""
+    """The label of the unfinished optimisation. Raises `InputError` unless there is just one."""
     states = {name.rpartition("/")[0]: value for name, value in arrays.items() if name.endswith("/finished")}
     labels = [label for label, value in states.items() if not value.any()]
     if len(labels) != 1:
-        raise InputError(f"{DAMAGED}{len(labels)} of its {len(states)} climbs are unfinished, not one")
+        raise InputError(f"{DAMAGED}{len(labels)} of its {len(states)} optimisations are unfinished, not one")
     return labels[0]

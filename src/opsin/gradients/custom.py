@@ -1,4 +1,4 @@
-"""What the custom autograd functions of a network give, which its graph does not tell."""
+"""The outputs of a network's custom autograd functions, which its graph does not show."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -10,14 +10,14 @@ from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import Node
 from torch.overrides import TorchFunctionMode
 
-OPERATORS = (OpOverload, OpOverloadPacket)  # of `torch.library`: custom functions that do go through a mode
+OPERATORS = (OpOverload, OpOverloadPacket)  # custom operators of `torch.library`, which do go through a mode
 
 
 class CustomFunctions(TorchFunctionMode):
-    """While a network runs, compares what its custom functions give with relu of what they are given.
+    """While a network runs, compares the outputs of its custom functions with relu of their inputs.
 
-    A custom function does not go through a mode as torch's functions do. Its input is seen within it, where a
-    tensor has its graph although none is recorded, its output where it is handed on.
+    Unlike torch's functions, a custom function does not go through a mode. Its input is observed inside it,
+    where a tensor has a graph although none is recorded; its output, where the next function reads it.
     """
 
     def __init__(self) -> None:
@@ -38,32 +38,32 @@ class CustomFunctions(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
     def see(self, value: Tensor) -> None:
-        """Look at a tensor that is handed on, as it is before anything else is done with it."""
+        """Observe a tensor that a function passes on, before anything else is done with it."""
         node = value.grad_fn
         if node is not None and is_custom(node) and node not in self._rectify:
             self._rectify[node] = self._rectifies(node, value)
 
     def rectifies(self, node: Node) -> bool | None:
-        """Whether a custom function gave relu of what it was given; `None` where that was not seen.
+        """Whether a custom function returned relu of its input; `None` if that is unknown.
 
-        It was not seen either where the function gave what it was given and that was never negative.
+        It is also unknown if the function returned its input unchanged and that was never negative.
         """
         return self._rectify.get(node)
 
     def _rectifies(self, node: Node, output: Tensor) -> bool | None:
         inputs = [edge for edge in node.next_functions if edge[0] is not None]
-        seen = [self._given.pop(edge) if edge in self._given else None for edge in inputs]
-        answers = {None if given is None else _is_relu(given, output) for given in seen} or {None}
+        observed = [self._given.pop(edge) if edge in self._given else None for edge in inputs]
+        answers = {None if given is None else _is_relu(given, output) for given in observed} or {None}
         return next(answer for answer in (True, None, False) if answer in answers)
 
 
 def is_custom(node: Node) -> bool:
-    """Whether a node is that of a `torch.autograd.Function`, which may have any name."""
+    """Whether a node belongs to a `torch.autograd.Function`, which may have any name."""
     return issubclass(type(node), BackwardCFunction)
 
 
 def _flat(values: Iterable[Any]) -> Iterator[Any]:
-    """Arguments, and what is in lists of them; torch's own `tree_leaves` takes six times as long."""
+    """Arguments, and the items of lists among them; torch's own `tree_leaves` takes six times as long."""
     for value in values:
         if isinstance(value, list | tuple):
             yield from value
@@ -72,7 +72,7 @@ def _flat(values: Iterable[Any]) -> Iterator[Any]:
 
 
 def _is_relu(given: Tensor, output: Tensor) -> bool | None:
-    """Whether the output is relu(given); `None` where nothing given is negative, or they have no values."""
+    """Whether the output is relu(given); `None` if no input is negative, or they have no values."""
     try:
         if given.shape != output.shape or not torch.equal(given.relu().to(output.dtype), output):
             return False

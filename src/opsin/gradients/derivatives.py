@@ -1,4 +1,4 @@
-"""The two derivatives that techniques are made of: to the image, and to a layer."""
+"""The two derivatives that techniques use: with respect to the image, and to a layer."""
 
 from contextlib import nullcontext
 
@@ -31,7 +31,7 @@ def layer_gradient(
 ) -> tuple[Float[Tensor, "n c rows columns"], Float[Tensor, "n c rows columns"], Activations]:
     """A layer's maps A, ∂S/∂A, and the run. Nothing is recorded below the layer.
 
-    Raises `NetworkError` where the layer has no spatial extent.
+    Raises `NetworkError` if the layer has no spatial extent.
     """
     run = model.run(images, (*target.layers, layer), start=layer)
     gradient = derivative(target.score(run), run[layer], target)
@@ -41,7 +41,7 @@ def layer_gradient(
 def maps_and_gradient(
     run: Activations, layer: str, gradient: Tensor
 ) -> tuple[Float[Tensor, "n c h w"], Float[Tensor, "n c h w"]]:
-    """A layer's activations and their gradient as maps. Notes where the target does not depend on them."""
+    """A layer's activations and their gradient as maps. Notes images whose target does not depend on them."""
     maps, gradient = run.maps(layer).detach(), run.as_maps(gradient, layer)
     if maps.shape[-2:] == (1, 1):
         raise NetworkError(f"layer {layer!r} is 1x1 here: no spatial extent to make a map of")
@@ -51,9 +51,9 @@ def maps_and_gradient(
 
 
 def derivative(scores: Float[Tensor, " n"], at: Tensor, target: Objective, *, again: bool = False) -> Tensor:
-    """∂(sum of scores)/∂`at`. Raises `InputError` where the target does not depend on it.
+    """∂(sum of scores)/∂`at`. Raises `InputError` if the target does not depend on it.
 
-    The graph is kept where it will be differentiated `again`. Raises `NetworkError` where torch cannot do it.
+    With `again` the graph is kept. Raises `NetworkError` if torch cannot differentiate.
     """
     gradient = None
     if scores.requires_grad:
@@ -61,6 +61,6 @@ def derivative(scores: Float[Tensor, " n"], at: Tensor, target: Objective, *, ag
             (gradient,) = torch.autograd.grad(scores.sum(), at, retain_graph=again, allow_unused=True)
     if gradient is None:
         raise InputError(
-            f"target {target.name!r} does not depend on the layer or image that its gradient is asked for"
+            f"target {target.name!r} does not depend on the image or layer that it is differentiated by"
         )
     return gradient

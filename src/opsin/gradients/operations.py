@@ -27,7 +27,7 @@ RECTIFIERS: dict[str, Callable[[Any], bool]] = {
     "PreluKernel": lambda node: True,
     "RreluWithNoise": lambda node: True,
 }
-# What else bends a signal; Where, MaskedFill and IndexPut may be rectifiers written by hand.
+# Other functions that bend a signal; Where, MaskedFill and IndexPut may be rectifiers written by hand.
 ACTIVATIONS = re.compile(
     r"""
     Elu | Celu | Gelu | Silu | Mish | Hardswish | Softplus | LogSigmoid | Tanh | Sigmoid | Hardsigmoid
@@ -36,8 +36,8 @@ ACTIVATIONS = re.compile(
     """,
     re.VERBOSE,
 )
-# What has no kink, or one that only chooses among many positions. All else is unknown: torch's other kinks
-# (abs, sign, minimum, sort ...) and whatever later versions and extensions bring.
+# Functions without a kink, or with one that only selects among many positions. All others are unknown:
+# torch's other kinks (abs, sign, minimum, sort ...) and whatever later versions and extensions add.
 STRAIGHT = re.compile(
     r"""
     # sums and products
@@ -48,7 +48,7 @@ STRAIGHT = re.compile(
     # convolutions
     | \w*Convolution(Transpose|Overrideable)? | Slow(Conv|ConvDilated|ConvTranspose)[23]D
     | ConvDepthwise[23]D | ConvTbc | Im2Col | Col2Im | Unfold
-    # where values lie
+    # layout of values
     | Alias | AsStrided | AsStridedScatter | BlockDiag | Cat | ChannelShuffle | Chunk | Clone
     | ConstantPadNd | Diagonal | DiagonalScatter | DiagEmbed | Expand | Flip | Gather | Index | IndexAdd
     | IndexCopy | IndexSelect | LazyClone | Lift | LiftFresh | MkldnnReshape | NanToNum | NarrowCopy
@@ -73,7 +73,7 @@ STRAIGHT = re.compile(
     re.VERBOSE,
 )
 EXTREMES = ("Amax", "Amin", "Max", "Min")
-POOLED = 4  # the extreme of so many values, a window of 2 x 2, or of more is pooling, and no rectifier
+POOLED = 4  # the extreme of at least this many values (a window of 2 x 2) is pooling, not a rectifier
 
 
 def kind(node: Node) -> str:
@@ -84,8 +84,8 @@ def kind(node: Node) -> str:
 def role(node: Node) -> Role:
     """What an operation does to a signal on its way back.
 
-    An `activation` is none of the rectifiers that a rule acts on, and bends the signal; what is `straight`
-    does not bend it. A rectifier may be written with what is `unknown`.
+    An `activation` bends the signal, but is not a rectifier that a rule acts on; a `straight` operation
+    does not bend it. An `unknown` operation may be part of a rectifier.
     """
     name = kind(node)
     if name in RECTIFIERS and RECTIFIERS[name](node):
@@ -98,7 +98,7 @@ def role(node: Node) -> Role:
 
 
 def _choices(node: Any) -> float:
-    """From how many values each one that the operation gave was chosen."""
+    """From how many input values each output value was chosen."""
     below, index = node.next_functions[0]
-    given, gave = below._input_metadata[index].shape, node._input_metadata[0].shape
-    return float(prod(given) / max(1, prod(gave)))
+    given, returned = below._input_metadata[index].shape, node._input_metadata[0].shape
+    return float(prod(given) / max(1, prod(returned)))

@@ -1,11 +1,11 @@
-"""What a rectifier does in the backward pass.
+"""Rules for rectifiers in the backward pass.
 
-A rule acts on the autograd graph of one forward, not on modules, so that every spelling of a
-rectifier is seen and the network is not touched. Rectifiers are the functions with one kink at
+A rule acts on the autograd graph of one forward, not on modules, so that it finds every spelling of a
+rectifier and does not modify the network. Rectifiers are the functions with one kink at
 zero, whose slope below zero is smaller than above: ReLU, ReLU6, clamp and threshold at zero, maximum with
 zero, LeakyReLU, PReLU and RReLU. Every other activation (SiLU, GELU, hardswish, ELU, softplus, sigmoid ...)
-keeps its own derivative, and the result's record names it. So does a rectifier that is written out of
-other operations, as `torch.where(x > 0, x, 0)` or `x * (x > 0)`: a graph cannot tell what these are for.
+keeps its own derivative, and the result's record names it. So does a rectifier that is written with
+other operations, as `torch.where(x > 0, x, 0)` or `x * (x > 0)`: a graph does not show their purpose.
 Custom autograd functions, which hide what they do, and operations with a kink that ordinary networks do not
 have (abs, minimum, the maximum of two ...) are named with a caution.
 """
@@ -30,9 +30,9 @@ from opsin.network.graph import nodes
 
 @dataclass(frozen=True)
 class Rule:
-    """A backward rule R_in = gate * signal(R_out), without the gate where `gated` is false.
+    """A backward rule R_in = gate * signal(R_out), without the gate if `gated` is false.
 
-    R_out is the signal that arrives at the rectifier's output, gate its own derivative.
+    R_out is the gradient at the rectifier's output, gate the rectifier's own derivative.
     """
 
     name: str
@@ -43,9 +43,9 @@ class Rule:
 deconvnet = Rule("deconvnet", torch.relu, gated=False)
 guided = Rule("guided", torch.relu, gated=True)
 
-# Nodes behind which operations, rectifiers among them, are hidden from the graph.
+# nodes that hide operations, possibly rectifiers, from the graph
 OPAQUE = ("CompiledFunction", "CheckpointFunction", "torch::jit")
-# What a rule passes over, in words: custom functions by whether they gave relu of what they were given.
+# Descriptions of what a rule passes over; custom functions by whether they returned relu of their input.
 CUSTOM = {
     True: "custom functions ({}) whose output equals relu(input) on this run; it would act on torch.relu",
     None: "custom functions ({}), which may be rectifiers",
@@ -58,11 +58,11 @@ UNKNOWN = "operations ({}) that a rectifier may be written with"
 def applied(rule: Rule, roots: Sequence[Tensor], custom: CustomFunctions | None = None) -> Iterator[None]:
     """Within the block, backward passes through the graph below `roots` follow `rule`.
 
-    `custom` was around the run that made the graph, and knows what the network's custom functions gave there.
-    They and unknown operations are passed over, which is noted with a caution: they may be rectifiers.
+    `custom` observed the run that made the graph, and knows the outputs of the network's custom functions.
+    They and unknown operations are passed over with a caution: they may be rectifiers.
 
-    Raises `NetworkError` where the rule meets no rectifier (the answer would silently be the plain
-    gradient) and where part of the graph is hidden (compiled, scripted or checkpointed networks).
+    Raises `NetworkError` if the rule meets no rectifier (the answer would silently be the plain gradient),
+    or if part of the graph is hidden (compiled, scripted or checkpointed networks).
     """
     custom = custom or CustomFunctions()
     for root in roots:
@@ -79,7 +79,7 @@ def applied(rule: Rule, roots: Sequence[Tensor], custom: CustomFunctions | None 
                     f"the {rule.name} rule cannot see inside {name}: run the network uncompiled, "
                     "unscripted and without gradient checkpointing"
                 )
-            # With one edge: relu_ and the like; add_, mul_ and assignment have two, and hide nothing.
+            # one edge: relu_ and the like; add_, mul_ and assignment have two, and hide nothing
             if name == "torch::autograd::CopySlices" and len(node.next_functions) == 1:
                 raise NetworkError(
                     f"the {rule.name} rule cannot see what an in-place operation on a view does: "
@@ -97,23 +97,23 @@ def applied(rule: Rule, roots: Sequence[Tensor], custom: CustomFunctions | None 
                 others[kind(node)] += 1
             elif does == "unknown":
                 unknown[kind(node)] += 1
-        passed = [
+        passed_over = [
             words.format(_listed(functions[answer])) for answer, words in CUSTOM.items() if functions[answer]
         ]
         if unknown:
-            passed.append(UNKNOWN.format(_listed(unknown)))
+            passed_over.append(UNKNOWN.format(_listed(unknown)))
         if not met:
-            seen = f"; it saw {_listed(others)}" if others else ""
-            seen += "".join(f"; it passed over {what}" for what in passed)
+            details = f"; it saw {_listed(others)}" if others else ""
+            details += "".join(f"; it passed over {operations}" for operations in passed_over)
             raise NetworkError(
-                f"the {rule.name} rule met no rectifier between the target and the image{seen}: "
+                f"the {rule.name} rule met no rectifier between the target and the image{details}: "
                 "the answer would be the plain gradient (use saliency for that)"
             )
         note(f"the {rule.name} rule acted on {_listed(met)}")
         if others:
             note(f"not rectifiers, so left unchanged: {_listed(others)}")
-        for what in passed:
-            note(f"{CAUTION}the {rule.name} rule passed over {what}")
+        for operations in passed_over:
+            note(f"{CAUTION}the {rule.name} rule passed over {operations}")
         yield
 
 
@@ -122,8 +122,10 @@ def _hooked(node: Node, rule: Rule) -> Any:
         return node.register_prehook(lambda gradients: (rule.signal(gradients[0]), *gradients[1:]))
 
     def ungated(inputs: tuple[Any, ...], outputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        place = next(i for i, one in enumerate(inputs) if one is not None)  # the second of maximum(0, x)
-        return (*inputs[:place], rule.signal(outputs[0]), *inputs[place + 1 :])
+        index = next(
+            i for i, gradient in enumerate(inputs) if gradient is not None
+        )  # the second of maximum(0, x)
+        return (*inputs[:index], rule.signal(outputs[0]), *inputs[index + 1 :])
 
     return node.register_hook(ungated)
 

@@ -1,4 +1,4 @@
-"""The last step: numbers to colours. Zero of a signed map is always the neutral middle."""
+"""Numbers to colours. Zero of a signed map is always the neutral middle of the scale."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,17 +10,17 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-# Anchors of the scales, evenly spaced, interpolated linearly in sRGB.
+# evenly spaced anchors of the colour scales, interpolated linearly in sRGB
 SEQUENTIAL = "000004 280b54 65156e 9f2a63 d44842 f57d15 fac127 fcffa4"
 DIVERGING = "053061 2166ac 67a9cf d1e5f0 f7f7f7 fddbc7 ef8a62 b2182b 67001f"
-# Single pixels of a gradient dwarf the rest: values above this quantile saturate. Found by trial.
+# single pixels of a gradient dwarf the rest: values above this quantile saturate; found by trial
 SATURATION = 0.995
-# Overlays, found by trial: the heat's share where the map peaks, where its scale begins (the dark end would
-# look like shadow), and how much of the photo's own colour stays beside it.
+# Overlays, found by trial: the opacity where the map peaks, the start of the colour scale (its dark end would
+# look like shadow), and how much of the photo's colour remains.
 OPACITY = 0.85
 FAINTEST = 0.3
 COLOURFULNESS = 0.3
-FRAME_DURATION = 100  # milliseconds, of an animation
+FRAME_DURATION = 100  # milliseconds per frame of an animation
 TILE_GAP = 1  # pixels between the tiles of a grid
 GRID_WIDTH = 320  # pixels: small tiles are enlarged by whole factors until a grid is about this wide
 
@@ -28,7 +28,7 @@ GRID_WIDTH = 320  # pixels: small tiles are enlarged by whole factors until a gr
 def heat(
     values: Float[Tensor, "c h w"], *, signed: bool, photo: Float[Tensor, "3 h w"] | None = None
 ) -> Image.Image:
-    """One map as a picture; over the photo where one is given.
+    """One map as a picture, drawn over the photo if one is given.
 
     Three channels become RGB around a neutral grey; one channel goes through a colour scale.
     """
@@ -51,7 +51,7 @@ def photo(image: Float[Tensor, "3 h w"]) -> Image.Image:
 
 
 def animate(frames: Sequence[Float[Tensor, "3 _ _"]], path: Path) -> None:
-    """Write images, at the size of the largest, as an animation: .gif or .webp, as the name says."""
+    """Write images, at the size of the largest, as an animation: .gif or .webp, by the suffix."""
     drawn = [photo(frame) for frame in frames]
     size = max((picture.size for picture in drawn), key=lambda size: size[0] * size[1])
     drawn = [picture.resize(size, Image.Resampling.BICUBIC) for picture in drawn]
@@ -59,7 +59,7 @@ def animate(frames: Sequence[Float[Tensor, "3 _ _"]], path: Path) -> None:
 
 
 def grid(tiles: Float[Tensor, "k c h w"]) -> Image.Image:
-    """Tiles side by side on one signed scale; three channels in colour, else one channel a tile."""
+    """Tiles side by side on one signed scale; three channels in colour, else one channel per tile."""
     tiles = torch.nan_to_num(tiles.detach().cpu().float())
     tiles = (tiles / _scale(tiles)).clamp(-1, 1)
     k, _, h, w = tiles.shape
@@ -78,9 +78,11 @@ def grid(tiles: Float[Tensor, "k c h w"]) -> Image.Image:
 def _painted(values: Float[Tensor, "h w"], signed: bool) -> UInt8[np.ndarray, "h w 3"]:
     """Values in [-1, 1] (signed) or [0, 1] through the colour scale."""
     anchors = np.array([list(bytes.fromhex(rgb)) for rgb in (DIVERGING if signed else SEQUENTIAL).split()])
-    place = ((values + 1) / 2 if signed else values.clamp(min=0)).numpy() * (len(anchors) - 1)
+    positions = ((values + 1) / 2 if signed else values.clamp(min=0)).numpy() * (len(anchors) - 1)
     steps = np.arange(len(anchors))
-    return np.stack([np.interp(place, steps, anchors[:, i]) for i in range(3)], -1).round().astype(np.uint8)
+    return (
+        np.stack([np.interp(positions, steps, anchors[:, i]) for i in range(3)], -1).round().astype(np.uint8)
+    )
 
 
 def _scale(values: Tensor) -> float:

@@ -14,20 +14,24 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from opsin.base.errors import InputError
 from opsin.base.files import MIB, missing, read_regular
 
-LARGEST_FILE = 512 * MIB  # bytes of a photo's file: as many pixels as Pillow opens, uncompressed in 8-bit RGB
-LARGEST_FILE_VARIABLE = "OPSIN_LARGEST_FILE"  # of the environment, which processes that decode inherit
-RAISING = f"; {LARGEST_FILE_VARIABLE} in the environment sets another number of bytes"
+LARGEST_FILE = (
+    512 * MIB
+)  # bytes of a photo's file: the most pixels that Pillow opens, uncompressed in 8-bit RGB
+LARGEST_FILE_VARIABLE = "OPSIN_LARGEST_FILE"  # environment variable, inherited by decoding processes
+RAISING = f"; set the environment variable {LARGEST_FILE_VARIABLE} to another number of bytes"
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"})
-MIN_SIDE = 8  # pixels; below this a photo shows nothing, and resizing it would invent a picture
-WHITES = (1, 255, 65535)  # of 32-bit and float greys, which do not say theirs: the least that holds them
-WIDEST = 64  # of a longer photo only the middle can be seen behind the centre crop, so only that is resized
-PROGRAMS = ("EPS",)  # which Pillow would have Ghostscript run
+MIN_SIDE = 8  # pixels; a smaller photo shows nothing, and enlarging it would invent a picture
+WHITES = (1, 255, 65535)  # possible whites of 32-bit and float greys: the least that no value exceeds
+WIDEST = (
+    64  # aspect ratio: of a longer photo only the middle survives the centre crop, so only that is resized
+)
+PROGRAMS = ("EPS",)  # formats that Pillow would run in Ghostscript
 BACKGROUND = (255, 255, 255)  # what shows through transparent pixels
 
 
 @runtime_checkable
 class Frame(Protocol):
-    """How a photo is cut and resized for a network; a `Model` is one."""
+    """How a photo is cropped and resized for a network; a `Model` is a `Frame`."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -47,7 +51,7 @@ class Frame(Protocol):
 
 
 def open_photo(path: str | Path) -> Image.Image:
-    """A photo as upright 8-bit RGB. Raises `InputError` on what cannot be read, saying why."""
+    """A photo as upright 8-bit RGB. Raises `InputError` if it cannot be read, saying why."""
     if not os.path.lexists(path):
         raise missing("file", Path(path))
     return decoded(photo_bytes(path, str(path)), str(path))
@@ -56,33 +60,35 @@ def open_photo(path: str | Path) -> Image.Image:
 def photo_bytes(path: str | Path, name: str) -> bytes:
     """The bytes of a photo's file, which errors call `name`.
 
-    Raises `InputError` on what is no regular file (a pipe, a device), and beyond `largest_file()`.
+    Raises `InputError` if it is not a regular file (a pipe, a device), or larger than `largest_file()`.
     """
     return read_regular(path, largest_file(), name, RAISING)
 
 
 def largest_file() -> int:
-    """The most bytes of a photo's file: `LARGEST_FILE`, or what `OPSIN_LARGEST_FILE` in the environment says.
+    """The most bytes of a photo's file: `LARGEST_FILE`, or the environment variable `OPSIN_LARGEST_FILE`.
 
-    Raises `InputError` where that is no number of bytes.
+    Raises `InputError` if that is not a number of bytes.
     """
-    said = os.environ.get(LARGEST_FILE_VARIABLE, str(LARGEST_FILE))
-    if not re.fullmatch(r"[1-9][0-9]{0,17}", said):
-        raise InputError(f"{LARGEST_FILE_VARIABLE} must be a number of bytes above zero, not {said!r}")
-    return int(said)
+    setting = os.environ.get(LARGEST_FILE_VARIABLE, str(LARGEST_FILE))
+    if not re.fullmatch(r"[1-9][0-9]{0,17}", setting):
+        raise InputError(f"{LARGEST_FILE_VARIABLE} must be a number of bytes above zero, not {setting!r}")
+    return int(setting)
 
 
 def decoded(data: bytes, name: str) -> Image.Image:
     """The bytes of a photo as upright 8-bit RGB. Raises `InputError` if it is not one, saying why.
 
-    How many pixels a photo may have is Pillow's to say: twice `PIL.Image.MAX_IMAGE_PIXELS`.
+    Pillow limits the number of pixels to twice `PIL.Image.MAX_IMAGE_PIXELS`.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of odd metadata in photos that it reads well
+            warnings.simplefilter("ignore")  # Pillow warns of odd metadata in photos that it can read
             with Image.open(io.BytesIO(data)) as photo:
                 if photo.format in PROGRAMS:
-                    raise InputError(f"{name} is {photo.format}, which is a program and is not run")
+                    raise InputError(
+                        f"{name} is {photo.format}, a program that is not run: convert it to an image"
+                    )
                 w, h = photo.size
                 if min(w, h) < MIN_SIDE:
                     raise InputError(
@@ -96,13 +102,13 @@ def decoded(data: bytes, name: str) -> Image.Image:
     except InputError:
         raise
     except MemoryError:
-        raise InputError(f"{name} does not fit into memory") from None
-    except Exception as error:  # of broken files Pillow raises many kinds, struct.error and TypeError too
+        raise InputError(f"{name} is too large for the memory") from None
+    except Exception as error:  # Pillow raises many kinds on broken files, even struct.error and TypeError
         raise InputError(f"{name} cannot be read: {error}") from error
 
 
 def folder_photos(path: str | Path) -> list[Path]:
-    """The path itself, or the images in it, by name, if it is a folder: of these only the regular files.
+    """The path itself, or if it is a folder, the images in it, sorted by name; only regular files.
 
     Raises `InputError` if there are none, and on a folder that cannot be listed.
     """
@@ -111,8 +117,7 @@ def folder_photos(path: str | Path) -> list[Path]:
         return [path]
     try:
         named = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
-        # a dangling link is reported as missing later
-        photos = [file for file in named if file.is_file() or not file.exists()]
+        photos = [file for file in named if file.is_file() or not file.exists()]  # a broken link raises later
     except OSError as error:
         raise InputError(f"{path} cannot be listed: {error.strerror or error}") from error
     if not photos:
@@ -128,7 +133,7 @@ def fitted(photo: Image.Image, frame: Frame) -> NDArray[np.uint8]:
         keep = [min(side, WIDEST * min(photo.size)) for side in photo.size]
         left, top = ((side - kept) // 2 for side, kept in zip(photo.size, keep, strict=True))
         photo = photo.crop((left, top, left + keep[0], top + keep[1]))
-    h, w = int(height / frame.crop), int(width / frame.crop)  # what the crop is the centre of
+    h, w = int(height / frame.crop), int(width / frame.crop)  # size before the centre crop
     if frame.squash:
         size = (w, h)
     elif h * photo.width >= w * photo.height:
@@ -151,14 +156,14 @@ def _rgb(photo: Image.Image, name: str) -> Image.Image:
 
 
 def _from_deep(photo: Image.Image, name: str) -> Image.Image:
-    """A photo of 16-bit, 32-bit or float greys, whose black is zero, in 8 bits."""
+    """A photo of 16-bit, 32-bit or float greys, whose black is zero, as 8-bit RGB."""
     greys = np.asarray(photo, np.float32)
     low, high = float(greys.min()), float(greys.max())
-    if not (low >= 0 and high < np.inf):  # which NaN is not either
+    if not (low >= 0 and high < np.inf):  # also true for NaN
         wrong = int((~np.isfinite(greys) | (greys < 0)).sum())
         raise InputError(
             f"{name} holds greys from {low:g} to {high:g}, {wrong:,} of {greys.size:,} of them negative or "
-            "not finite: a photo's are zero or more"
+            "not finite: a photo's must be finite and zero or more"
         )
     white = (
         65535 if photo.mode.startswith("I;16") else next((white for white in WHITES if high <= white), high)

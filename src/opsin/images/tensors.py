@@ -1,4 +1,4 @@
-"""Photos from files: read, turned upright, brought to RGB, resized; never a silent surprise."""
+"""Photos from files as tensors: upright, RGB, resized."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,17 +21,17 @@ def read(paths: str | Path | Sequence[str | Path], model: Model) -> Float[Tensor
 
     Accepts whatever Pillow reads: greyscale, 16-bit, palette, CMYK (through Pillow's plain
     conversion), transparent (over white) and EXIF-rotated photos; the first frame of an animation. White is
-    65535 in 16 bits; in 32 bits and floats, whose black is zero, it is 1, 255 or 65535, the least that no
-    value exceeds, or beyond these the greatest value.
+    65535 in 16 bits; in 32 bits and floats, whose black is zero, it is the least of 1, 255 and 65535 that
+    no value exceeds, or else the greatest value.
 
-    Raises `InputError` on a missing, broken, tiny or huge file, on one that is no regular file (a pipe, a
-    device), and on greys that are negative, NaN or infinite, naming it. A file may have 512 MiB, or as many
-    bytes as the environment's `OPSIN_LARGEST_FILE` says; its pixels are limited by Pillow, to twice
+    Raises `InputError` on a missing, broken, tiny or huge file, on one that is not a regular file (a
+    pipe, a device), and on greys that are negative, NaN or infinite, naming it. A file may have 512 MiB, or
+    the number of bytes in the environment variable `OPSIN_LARGEST_FILE`; Pillow limits its pixels to twice
     `PIL.Image.MAX_IMAGE_PIXELS`.
     """
     several = [paths] if isinstance(paths, str | Path) else list(paths)
     if not several:
-        raise InputError("no photo given")
+        raise InputError("no photo given: pass at least one path")
     return torch.stack([fit(open_photo(path), model) for path in several])
 
 
@@ -81,5 +81,5 @@ def check(images: object) -> None:
     low, high = (float(edge) for edge in images.detach().aminmax())
     if not (low >= 0 and high <= 1):
         raise InputError(
-            f"images must lie in [0, 1], got [{low:.3g}, {high:.3g}]: the model normalises by itself"
+            f"images lie in [0, 1], got [{low:.3g}, {high:.3g}]: do not normalise them, the model does"
         )

@@ -1,1 +1,1 @@
-"""The one way to run a network, what it looks like inside, and what its units see."""
+"""Running a network, its structure, and the receptive fields of its units."""

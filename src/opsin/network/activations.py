@@ -1,4 +1,4 @@
-"""What layers gave in a run, in one form whichever way the network lays it out."""
+"""The activations of layers in a run, in one layout whatever the network's own is."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from opsin.network.tracing import Call
 
 
 class Activations(dict[str, Tensor]):
-    """What the wanted layers gave, by name; `"image"` is always among them."""
+    """The activations of the requested layers by name; `"image"` is always among them."""
 
     def __init__(self, calls: dict[str, Call], size: tuple[int, int]) -> None:
         super().__init__()
@@ -21,22 +21,22 @@ class Activations(dict[str, Tensor]):
     def singles(self, layers: Sequence[str]) -> "list[Activations]":
         """Each image's own activations of some layers.
 
-        Split all at once: to index them one by one would fill a gradient of the whole batch for each.
+        They are split all at once: indexing one by one would allocate a gradient of the whole batch for each.
         """
         parts = {layer: self[layer].split(1) for layer in dict.fromkeys((*layers, "image"))}
-        found = [Activations(self._calls, self._size) for _ in range(len(self["image"]))]
-        for index, single in enumerate(found):
+        singles = [Activations(self._calls, self._size) for _ in range(len(self["image"]))]
+        for index, single in enumerate(singles):
             single.update({layer: split[index] for layer, split in parts.items()})
-        return found
+        return singles
 
     def maps(self, layer: str) -> Float[Tensor, "n c h w"]:
-        """The activations of `layer` as channel maps, whichever way the network lays them out."""
+        """The activations of `layer` as channel maps, whatever the network's own layout is."""
         return self.as_maps(self[layer], layer)
 
     def as_maps(self, values: Tensor, layer: str) -> Float[Tensor, "n c h w"]:
         """Values of the shape of `layer`'s activations (a gradient, say) as channel maps.
 
-        Raises `NetworkError` where the layer has no spatial extent.
+        Raises `NetworkError` if the layer has no spatial extent.
         """
         call = self._calls.get(layer)
         layout = call.layout if call else "other"
@@ -59,7 +59,7 @@ class Activations(dict[str, Tensor]):
         return patches.reshape(*patches.shape[:2], h, w)  # (n, c, h*w) -> (n, c, h, w)
 
     def channels(self, layer: str) -> Tensor:
-        """The activations of `layer` with the channel in dimension 1: maps, or (n, c) of a vector layer."""
+        """The activations of `layer` with the channel in dimension 1: maps, or (n, c) for a vector layer."""
         return self.as_channels(self[layer], layer)
 
     def pooled(self, layer: str) -> Float[Tensor, "n c"]:
@@ -68,7 +68,7 @@ class Activations(dict[str, Tensor]):
         return values.reshape(*values.shape[:2], -1).mean(2)  # (n, c, h, w) or (n, c) -> (n, c)
 
     def units(self, layer: str) -> Tensor:
-        """The activations of `layer` without tokens that are no positions; all of an unknown layout."""
+        """The activations of `layer` without tokens that are not positions; all of an unknown layout."""
         call = self._calls.get(layer)
         return self[layer] if call is None or call.layout == "other" else self.channels(layer)
 
@@ -79,7 +79,7 @@ class Activations(dict[str, Tensor]):
         return values if flat else self.as_maps(values, layer)
 
     def from_channels(self, values: Tensor, layer: str, own: Tensor) -> Tensor:
-        """The inverse of `as_channels`: laid out as `own`, what the layer gave, with its other tokens."""
+        """The inverse of `as_channels`: laid out like the layer's output `own`, with its other tokens."""
         call = self._calls.get(layer)
         if call is None or call.layout in ("maps", "vector"):
             return values
@@ -90,7 +90,7 @@ class Activations(dict[str, Tensor]):
 
 
 def is_distribution(output: Float[Tensor, "n c"]) -> bool:
-    """Whether every row is probabilities that sum to one, as behind a softmax."""
+    """Whether every row holds probabilities that sum to one, as after a softmax."""
     sums = output.detach().float().sum(1)
     return (
         output.shape[1] > 1
@@ -100,9 +100,9 @@ def is_distribution(output: Float[Tensor, "n c"]) -> bool:
 
 
 def undecided(call: Call) -> NetworkError:
-    """The error for a layer that may lie in several ways."""
+    """The error for a layer whose layout is ambiguous."""
     ways = " or ".join(f"{str(reading)!r}" for reading in call.undecided)
     return NetworkError(
-        f"layer {call.name!r} gives {call.shape}, which may have the layout {ways}: "
-        f"specify it, as in Model(..., layouts={{{call.name!r}: {str(call.undecided[0])!r}}})"
+        f"layer {call.name!r} gives {call.shape}, whose layout may be {ways}: "
+        f"say which, as in Model(..., layouts={{{call.name!r}: {str(call.undecided[0])!r}}})"
     )

@@ -1,4 +1,4 @@
-"""What goes wrong when torch differentiates a network."""
+"""Errors that torch raises when it differentiates a network."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,16 +10,16 @@ import torch
 from opsin.base.errors import NetworkError
 
 TORCH = Path(torch.__file__).parent
-# What torch says of a saved tensor that has changed. It says so to whoever reads the tensor, which may be the
-# backward of a custom function; all other errors that are raised there are that function's own.
+# Torch's message for a saved tensor that has changed. It is raised where the tensor is read, which may be in
+# the backward of a custom function; all other errors raised there are that function's own.
 CHANGED = "one of the variables needed for gradient computation has been modified by an inplace operation"
 
 
 @contextmanager
 def differentiating() -> Iterator[None]:
-    """A block that differentiates a network: `NetworkError` where torch cannot, with what torch says.
+    """A block that differentiates a network. Raises `NetworkError` with torch's message if torch cannot.
 
-    What else is raised passes: the errors of a network's own backward, and a lack of memory.
+    Other errors pass: those of a network's own backward functions, and running out of memory.
     """
     try:
         yield
@@ -31,7 +31,7 @@ def differentiating() -> Iterator[None]:
 
 
 def lacks_memory(error: BaseException) -> bool:
-    """Whether an error says that there is too little memory; on CPUs torch tells it by the text alone."""
+    """Whether an error means that memory ran out; on CPUs only torch's message says so."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
 
 

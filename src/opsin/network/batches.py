@@ -1,4 +1,4 @@
-"""How many images at once."""
+"""Batch sizes."""
 
 from collections.abc import Iterator
 from math import prod
@@ -13,12 +13,12 @@ from opsin.network.model import Model
 # measures 4 to 64); on accelerators they only have to fit.
 CPU_BATCH = 8
 MAX_BATCH = 64
-BUSY_LAYERS = 4  # so many of the largest activations are alive at once in a forward, at most
+BUSY_LAYERS = 4  # at most this many of the largest activations are alive at once in a forward
 MEMORY_SHARE = 0.5
 
 
 def forward_batch(model: Model, images: Float[Tensor, "n 3 h w"]) -> int:
-    """How many images of this size to push through at once on the model's device."""
+    """The batch size for images of this size on the model's device."""
     if model.device.type != "cuda":
         return CPU_BATCH
     scale = prod(images.shape[-2:]) / prod(model.size)

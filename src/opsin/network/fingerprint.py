@@ -11,7 +11,7 @@ from opsin.network.untouched import all_modules, is_dense
 
 
 class Weighed:
-    """The SHA-256 over all weights and buffers (names, dtypes, shapes, bytes); whether all are finite."""
+    """The SHA-256 of all weights and buffers (names, dtypes, shapes, bytes), and whether all are finite."""
 
     def __init__(self, network: nn.Module) -> None:
         digest, self.finite = hashlib.sha256(), True
@@ -24,15 +24,17 @@ class Weighed:
         self.fingerprint = digest.hexdigest()
         tensors, self._packed = _held(network)
         self._versions = _versions(tensors)
-        # Edits through `tensor.data` change numbers without counting a version
+        # edits through `tensor.data` change numbers but not the version
         readable = [t.detach() for t in tensors if is_dense(t) and t.numel()]
         samples = [t[tuple(side // 2 for side in t.shape)].view(1) for t in readable]
-        kinds = {(one.device, one.dtype) for one in samples}
-        self._samples = [[one for one in samples if (one.device, one.dtype) == kind] for kind in kinds]
+        kinds = {(sample.device, sample.dtype) for sample in samples}
+        self._samples = [
+            [sample for sample in samples if (sample.device, sample.dtype) == kind] for kind in kinds
+        ]
         self._read = self._look()
 
     def holds(self, network: nn.Module) -> bool:
-        """Whether the network has the tensors that were weighed, unchanged."""
+        """Whether the network still has the same tensors, unchanged."""
         tensors, packed = _held(network)
         same = _versions(tensors) == self._versions and list(map(id, packed)) == list(map(id, self._packed))
         return same and all(map(torch.equal, self._look(), self._read))
@@ -46,7 +48,7 @@ def _versions(tensors: Sequence[Tensor]) -> list[tuple[int, int, int]]:
 
 
 def _stored(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """What the network saves, by name; quantised linear layers save weight and bias together."""
+    """The tensors of the state dict by name; quantised linear layers save weight and bias together."""
     for name, value in network.state_dict().items():
         leaves = [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
         for index, leaf in enumerate(leaves):
@@ -54,7 +56,7 @@ def _stored(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def _held(network: nn.Module) -> tuple[list[Tensor], list[torch.ScriptObject]]:
-    """All parameters and buffers, and the objects that quantised layers hold in their place."""
+    """All parameters and buffers, and the objects that quantised layers hold instead."""
     modules = all_modules(network)
     tensors = [t for m in modules for t in (*m._parameters.values(), *m._buffers.values()) if t is not None]
     return tensors, [v for m in modules for v in vars(m).values() if isinstance(v, torch.ScriptObject)]

@@ -1,4 +1,4 @@
-"""Where numbers that are not finite begin."""
+"""Where in a network non-finite numbers first occur."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,49 +11,49 @@ from opsin.base.job import CAUTION, note
 from opsin.network.model import Model
 from opsin.network.outputs import unreadable
 
-LISTED = 4  # parts of a result that a caution names
+LISTED = 4  # most parts of a result that a caution names
 
 
 class Scores:
-    """Whether all scores of a target were finite; not all of what a technique makes of them need be."""
+    """Whether all scores of a target were finite; a result may hide that they were not."""
 
     def __init__(self) -> None:
         self._finite = True
 
     def see(self, scores: Float[Tensor, " n"]) -> None:
-        """Look at some of them."""
+        """Check some scores."""
         self._finite = self._finite and bool(scores.isfinite().all())
 
     def not_finite(self) -> list[str]:
-        """Their name, where any was not."""
+        """A list with their name if any was not finite, else empty."""
         return [] if self._finite else ["the target's score"]
 
 
 def caution(model: Model, images: Float[Tensor, "n 3 h w"] | None, parts: Sequence[str]) -> None:
-    """Note which parts of a result hold NaN or infinite numbers, and where on the images these begin.
+    """Note which parts of a result hold NaN or infinite numbers, and in which layer they first occur.
 
-    Nothing is noted of no parts.
+    Does nothing if there are no such parts.
     """
     if not parts:
         return
     listed = ", ".join(parts[:LISTED]) + (f" and {len(parts) - LISTED} more" if len(parts) > LISTED else "")
-    said = f"{CAUTION}NaN or infinite numbers in {listed}"
+    message = f"{CAUTION}NaN or infinite numbers in {listed}"
     if images is not None:
         begins: dict[str, list[str]] = {}
         for index, image in enumerate(images.split(1)):
             if begin := origin(model, image):
                 begins.setdefault(begin, []).append(str(index))
         for begin, indices in begins.items():
-            said += f"; on image {', '.join(indices)} they begin {begin}"
+            message += f"; on image {', '.join(indices)} they begin {begin}"
         if not begins:
-            said += "; every layer is finite: they begin in the target, the gradient or changed images"
-    note(said)
+            message += "; every layer is finite: they begin in the target, the gradient or changed images"
+    note(message)
 
 
 def origin(model: Model, image: Float[Tensor, "1 3 h w"]) -> str:
-    """Where in the forward of an image the first number that is not finite arises; empty where none does.
+    """Where in the forward of an image the first non-finite number occurs; empty if there is none.
 
-    That is the first call whose output is not finite although its input is, or lies between two calls.
+    That is the first call with a finite input and a non-finite output, or between two calls.
     """
     before, begin = "the image", ""
 

@@ -17,20 +17,20 @@ from opsin.network.weights import is_quantised, refuse_gradient
 
 
 class Stop(BaseException):
-    """Ends a forward behind the last wanted layer."""
+    """Ends a forward after the last requested layer."""
 
 
 class _NotOfTheNetwork(BaseException):
-    """Carries an error of whoever looks at a layer's output past the network, whose own it is not."""
+    """Carries an error of a `capture` function through the network, apart from the network's own errors."""
 
     def __init__(self, error: Exception) -> None:
         self.error = error
 
 
 class Forward:
-    """Runs a network on images in [0, 1], which it normalises; leaves it as it was.
+    """Runs a network on images in [0, 1], which it normalises; leaves the network unchanged.
 
-    Raises `NetworkError` where the network fails.
+    Raises `NetworkError` if the network fails.
     """
 
     def __init__(self, network: nn.Module, name: str, mean: Sequence[float], std: Sequence[float]) -> None:
@@ -42,7 +42,7 @@ class Forward:
 
     @property
     def device(self) -> torch.device:
-        """Where the network's first parameter lies."""
+        """The device of the network's first parameter."""
         return next((p.device for p in self.network.parameters()), torch.device("cpu"))
 
     @property
@@ -52,7 +52,7 @@ class Forward:
         return next(floats, torch.float32)
 
     def __call__(self, images: Tensor, layers: set[str], capture: Capture, weights: dict[str, Tensor]) -> Any:
-        """One forward with `capture` behind every call of `layers`; leaves the network as it was."""
+        """One forward that calls `capture` after every call of `layers`; leaves the network unchanged."""
         x = images.mean(1, keepdim=True) if len(self.mean) == 1 else images
         x = x.to(self.device, self.dtype)
         mean, std = x.new_tensor(self.mean).view(-1, 1, 1), x.new_tensor(self.std).view(-1, 1, 1)
@@ -68,10 +68,12 @@ class Forward:
 
         with ExitStack() as stack:
             if any(module.training for module in all_modules(self.network)):
-                # what a backward recomputes would be recomputed in training mode
-                said = "gradient checkpointing recomputes activations in training mode: call .eval() before"
-                stack.enter_context(torch.autograd.graph.disable_saved_tensors_hooks(said))
-            # hooks need not be removed: they are among what is put back
+                # a backward would recompute activations in training mode
+                message = (
+                    "gradient checkpointing recomputes activations in training mode: call .eval() before"
+                )
+                stack.enter_context(torch.autograd.graph.disable_saved_tensors_hooks(message))
+            # hooks need not be removed: `untouched` restores them
             for module in stack.enter_context(self.untouched.forward()):
                 if torch.is_grad_enabled() and is_quantised(module):
                     module.register_forward_pre_hook(refuse_gradient)
@@ -82,11 +84,11 @@ class Forward:
                 return functional_call(self.network, dict(weights), (x,)) if weights else self.network(x)
             except Stop:
                 return None
-            except _NotOfTheNetwork as passed:
-                raise passed.error from passed.error.__cause__
+            except _NotOfTheNetwork as carrier:
+                raise carrier.error from carrier.error.__cause__
             except (OpsinError, torch.OutOfMemoryError):
                 raise
             except (Exception, SystemExit) as error:
                 shape = "x".join(map(str, x.shape))
-                said = str(error) if isinstance(error, Exception) else repr(error)
-                raise NetworkError(f"{self.name} failed on an input of {shape}: {said}") from error
+                message = str(error) if isinstance(error, Exception) else repr(error)
+                raise NetworkError(f"{self.name} failed on an input of {shape}: {message}") from error

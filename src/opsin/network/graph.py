@@ -6,9 +6,9 @@ from torch.autograd.graph import Node
 
 
 def nodes(starts: Iterable[Node | None], without: Node | None = None) -> Iterator[Node]:
-    """Every node of the graph below `starts` that is reached `without` one, once."""
+    """Every node that is reachable from `starts` without passing `without`, once each."""
     todo = [node for node in starts if node is not None and node is not without]
-    seen = {*todo, without}  # holds the nodes, so that their Python identity lasts
+    seen = {*todo, without}  # keeps the nodes alive, so that their ids stay unique
     while todo:
         node = todo.pop()
         yield node

@@ -1,10 +1,10 @@
-"""How an output may lie, and what evidence decides.
+"""How an output may be laid out, and which evidence decides.
 
 One forward on a random image shows every call's shape. A shape alone may be read in several ways: (1, 96,
-96, 96) as channels first or last, 30 tokens as 5 x 6 or as 5 x 5 behind five others. What decides, in this
+96, 96) as channels first or last, 30 tokens as 5 x 6 or as 5 x 5 after five others. The evidence, in this
 order: the kind of module; a second forward on two images of another shape, in which positions change and
-channels do not; the extents of layers that can be read in one way only; and an image that is not a number
-in one corner, which reaches some positions and all of their channels.
+channels do not; the extents of layers with a single possible reading; and an image with NaN in one
+corner, which reaches some positions and all of their channels.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 Layout = Literal["maps", "maps_last", "tokens", "vector", "other"]
 
 MAX_PREFIX_TOKENS = 8
-PAIR = 2  # images of the second trace: a first dimension that does not become 2 does not count images
+PAIR = 2  # images in the second trace: a first dimension that does not become 2 is not the batch
 CHANNEL: dict[Layout, int] = {"maps": 1, "maps_last": 3, "tokens": 2, "vector": 1}  # its dimension
 CHANNELS_FIRST = (
     nn.Conv2d,
@@ -32,7 +32,7 @@ CHANNELS_FIRST = (
 CHANNELS_LAST = (nn.Linear, nn.LayerNorm)  # not their subclasses, which may permute maps
 
 
-Key = tuple[str, int]  # a layer, and which call of it, counted from 1
+Key = tuple[str, int]  # a layer, and the number of its call, from 1
 
 
 class Reading(NamedTuple):
@@ -50,7 +50,7 @@ OTHER = Reading("other")
 
 
 def readings(shape: tuple[int, ...], size: tuple[int, int]) -> list[Reading]:
-    """All ways in which the output for one image of `size` may lie that its shape allows."""
+    """All readings that the shape of an output for one image of `size` allows."""
     if not shape or shape[0] != 1:
         return []
     if len(shape) == 2:
@@ -60,13 +60,13 @@ def readings(shape: tuple[int, ...], size: tuple[int, int]) -> list[Reading]:
         return [r for r in (first, last) if r.extent and _tiles(*r.extent, size)]
     if len(shape) != 3:
         return []
-    found = []
+    token_readings = []
     for prefix in range(min(MAX_PREFIX_TOKENS + 1, shape[1])):
         positions = shape[1] - prefix
         h = round((positions * size[0] / size[1]) ** 0.5)
         if h > 1 and positions % h == 0 and _tiles(h, positions // h, size):
-            found.append(Reading("tokens", (h, positions // h), prefix))
-    return found
+            token_readings.append(Reading("tokens", (h, positions // h), prefix))
+    return token_readings
 
 
 def _tiles(h: int, w: int, size: tuple[int, int]) -> bool:
@@ -80,7 +80,7 @@ def _fills(h: int, w: int, size: tuple[int, int]) -> bool:
 
 
 def other_size(size: tuple[int, int]) -> tuple[int, int]:
-    """The size of a second trace: as high, and narrower by about a third, of another aspect."""
+    """The image size of the second trace: the same height, about a third narrower."""
     height, width = size
     step = next(step for step in (32, 8, 1) if width >= 3 * step or step == 1)
     narrower = max(step, 2 * width // 3 // step * step)
@@ -116,56 +116,59 @@ def _agrees(reading: Reading, shape: tuple[int, ...], other: tuple[int, ...], si
         return True
     h, w = reading.extent
     if reading.layout == "tokens":
-        rows, (columns, left) = h, divmod(other[1] - reading.prefix, h)
+        rows, (columns, remainder) = h, divmod(other[1] - reading.prefix, h)
     else:
         rows, columns = (other[2], other[3]) if reading.layout == "maps" else (other[1], other[2])
-        left = 0
-    return (rows, left) == (h, 0) and (0 < columns < w or (columns == w and _tiles(rows, columns, size)))
+        remainder = 0
+    return (rows, remainder) == (h, 0) and (0 < columns < w or (columns == w and _tiles(rows, columns, size)))
 
 
 def by_other_layers(
     possible: Mapping[Key, Sequence[Reading]], fixed: set[Key], size: tuple[int, int]
 ) -> dict[Key, list[Reading]]:
-    """What the layers that can be read in one way only say of the others.
+    """Readings of ambiguous layers that agree with the layers that have a single reading.
 
-    Tokens have the extent of maps or of other tokens, where any of their readings does; else exactly the
-    image's aspect, where any does; else a prefix that other tokens have. A square with a side of as many
-    positions as there are tokens is an attention's weights; in networks of one size (`fixed`) no second trace
-    shows that.
+    Tokens are read with the extent of maps or of other tokens if any reading has it; else with exactly the
+    image's aspect ratio; else with a prefix that other tokens have. A square whose side is the number of
+    tokens is an attention matrix; for networks with a fixed input size (`fixed`) no second trace shows that.
     """
-    found = {key: list(several) for key, several in possible.items()}
+    remaining = {key: list(several) for key, several in possible.items()}
 
     def decided() -> list[Reading]:
-        return [several[0] for several in found.values() if len(several) == 1]
+        return [several[0] for several in remaining.values() if len(several) == 1]
 
     extents = {reading.extent for reading in decided()}
-    doubtful = [key for key, several in found.items() if len(several) > 1 and several[0].layout == "tokens"]
+    doubtful = [
+        key for key, several in remaining.items() if len(several) > 1 and several[0].layout == "tokens"
+    ]
     for key in doubtful:
-        known = [reading for reading in found[key] if reading.extent in extents]
-        exact = [reading for reading in found[key] if reading.extent and _fills(*reading.extent, size)]
-        found[key] = known or exact or found[key]
+        known = [reading for reading in remaining[key] if reading.extent in extents]
+        exact = [reading for reading in remaining[key] if reading.extent and _fills(*reading.extent, size)]
+        remaining[key] = known or exact or remaining[key]
     tokens = [reading for reading in decided() if reading.layout == "tokens"]
     prefixes = {reading.prefix for reading in tokens}
     for key in doubtful:
-        found[key] = [reading for reading in found[key] if reading.prefix in prefixes] or found[key]
+        remaining[key] = [reading for reading in remaining[key] if reading.prefix in prefixes] or remaining[
+            key
+        ]
     lengths = {r.prefix + r.extent[0] * r.extent[1] for r in tokens if r.extent}
     squares = {(length, length) for length in lengths}
     return {
         key: [reading for reading in several if not (key in fixed and reading.extent in squares)]
-        for key, several in found.items()
+        for key, several in remaining.items()
     }
 
 
 def by_corner(reached: Bool[Tensor, "1 *shape"], possible: Sequence[Reading]) -> list[Reading]:
     """The readings under which a corner of the image reaches all channels of a position or none."""
     if not reached.any() or reached.all():
-        return list(possible)  # says nothing
+        return list(possible)  # no evidence
     across = {reading: reached.movedim(CHANNEL[reading.layout], 0) for reading in possible}
     return [reading for reading, units in across.items() if bool((units == units[:1]).all())]
 
 
 def corner(image: Tensor) -> Tensor:
-    """The image, not a number in a corner that is wider than it is high."""
+    """The image with NaN in one corner, which is wider than high."""
     h, w = image.shape[-2:]
     spoiled = image.clone()
     spoiled[..., : max(1, h // 5), : max(1, w // 3)] = torch.nan

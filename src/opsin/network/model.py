@@ -35,13 +35,14 @@ class Model:
     photo that the centre crop keeps, `labels` the class names in the output's order. With `squash` the
     whole photo is resized to a square before the crop, whatever its shape.
 
-    How a layer's output lies is found by experiment (`opsin.network.layouts`); where no evidence decides,
-    techniques refuse the layer until `layouts` says it: `{"blocks.0": "maps_last"}`, one of `maps`
-    (n, c, h, w), `maps_last` (n, h, w, c), `tokens` (n, h*w, c), `tokens+1` (one token before them), `other`.
+    The layout of a layer's output is found by experiment (`opsin.network.layouts`); if it stays ambiguous,
+    techniques refuse the layer until `layouts` states it: `{"blocks.0": "maps_last"}`, one of `maps`
+    (n, c, h, w), `maps_last` (n, h, w, c), `tokens` (n, h*w, c), `tokens+1` (one token before the positions)
+    and `other`.
 
-    A compiled network (`torch.compile(net)`) is run uncompiled. Raises `InputError` on a `network`
-    that is no `nn.Module`, is scripted or made under inference mode, or whose weights are not there yet
-    (lazy, or on the meta device), and on preprocessing that cannot be.
+    A compiled network (`torch.compile(net)`) is run uncompiled. Raises `InputError` on a `network` that is
+    not an `nn.Module`, is scripted or made under inference mode, or has no weights yet (lazy, on the meta
+    device), and on invalid preprocessing.
     """
 
     def __init__(
@@ -69,7 +70,7 @@ class Model:
         self.layouts = dict(layouts)
         with _locks_lock:
             self._lock = _locks.setdefault(self.network, threading.RLock())
-        self.loaded: list[str] | None = None  # the name, and the weights, that `opsin.load` was given
+        self.loaded: list[str] | None = None  # the name and the weights given to `opsin.load`
         self._weighed: Weighed | None = None
         self._overwritten: set[str] = set()  # calls whose output a later operation changes in place
         self._forward = Forward(self.network, self.name, self.mean, self.std)
@@ -83,7 +84,7 @@ class Model:
 
     @property
     def device(self) -> torch.device:
-        """Where the network's first parameter lies."""
+        """The device of the network's first parameter."""
         return self._forward.device
 
     @property
@@ -102,19 +103,19 @@ class Model:
     ) -> Activations:
         """Run the network and return the activations of `layers`.
 
-        `"output"` is the network's result (of a tuple its first tensor, of an object its `.logits`).
-        Without it the forward stops behind the last wanted layer. `start` names where the graph
+        `"output"` is the network's result (the first tensor of a tuple, the `.logits` of an object).
+        Without it the forward stops after the last requested layer. `start` names where the graph
         begins: `"image"`, or a layer, below which nothing is recorded; `None` records nothing.
         With `parameters` the weights are differentiable too and are returned under their names.
-        Behind a layer in `replace` the network goes on with what the function makes of its channel maps
-        (n, c, h, w), whichever way they lie; of a vector layer's, of its values (n, c).
+        The output of a layer in `replace` is replaced by the function's result on its channel maps
+        (n, c, h, w), whatever its layout, or on its values (n, c) for a vector layer.
 
         Activations are as the layer returned them: a later in-place operation does not reach them.
-        The network is left as it was found, whatever is raised (`untouched` says what could not be put back);
+        The network is left unchanged, whatever is raised (`untouched` lists what cannot be restored);
         threads may share it.
 
         Raises `InputError` on an unknown layer and on images without numbers (sparse, meta), `NetworkError`
-        where the forward fails.
+        if the forward fails.
         """
         if fault := unreadable(images):
             raise InputError(f"a Model runs on a dense tensor (n, 3, h, w), got {fault}")
@@ -136,8 +137,8 @@ class Model:
                 channels = replace[name](activations.as_channels(value, name))
                 new = activations.from_channels(channels, name, value)
                 output, value = replaced(output, value, new), new
-            own = value.clone() if name in self._overwritten else value
-            kept = own.detach().requires_grad_() if name == start else own
+            safe_value = value.clone() if name in self._overwritten else value
+            kept = safe_value.detach().requires_grad_() if name == start else safe_value
             activations[name], versions[name] = kept, kept._version
             if "output" not in layers and activations.keys() >= set(wanted.values()):
                 raise Stop
@@ -151,7 +152,7 @@ class Model:
             if wanted or "output" in layers:
                 result = self._forward(leaf, {layer for layer, _ in wanted}, capture, weights)
         if changed := {name for name, version in versions.items() if activations[name]._version != version}:
-            self._overwritten |= changed  # on another way than when it was traced
+            self._overwritten |= changed  # the forward took another path than when it was traced
             return self.run(images, layers, start=start, parameters=parameters, replace=replace)
         activations.update(weights)
         if missed := set(wanted.values()) - activations.keys():
@@ -161,9 +162,9 @@ class Model:
         return activations
 
     def watch(self, images: Float[Tensor, "n 3 h w"], see: Callable[[str, Any, Any], None]) -> Any:
-        """One forward without a graph, of which `see` gets every call: its name, input and output.
+        """One forward without a graph; `see` is called with the name, input and output of every layer call.
 
-        Returns the network's result, as it is. Raises `NetworkError` where the forward fails.
+        Returns the network's result unchanged. Raises `NetworkError` if the forward fails.
         """
         names = {(call.layer, call.index): call.name for call in self.calls.values()}
 
@@ -175,10 +176,10 @@ class Model:
             return self._forward(images.detach(), {layer for layer, _ in names}, capture, {})
 
     def call(self, name: str) -> Call | None:
-        """The traced call of this name; `None` for `"image"` and `"output"`, which are no layers.
+        """The traced call of this name; `None` for `"image"` and `"output"`, which are not layers.
 
         Raises `InputError` on an unknown name, and on a layer that is called several times without
-        its `#k`: it lists what would be valid.
+        its `#k`; the error lists the valid names.
         """
         if name in ("image", "output"):
             return None
@@ -197,14 +198,14 @@ class Model:
     def calls(self) -> dict[str, Call]:
         """Every layer call of a forward, by name, in the order in which they end.
 
-        A layer that is called once goes by its own name; the k-th call of one that is called several
+        A layer that is called once has its own name; the k-th call of one that is called several
         times is `name#k`, counted from 1.
         """
         return self._traced.calls
 
     @property
     def classes(self) -> int | None:
-        """How many classes the output has; `None` where it is not of shape (n, classes)."""
+        """How many classes the output has; `None` if it is not of shape (n, classes)."""
         shape = self._traced.output
         return shape[1] if len(shape) == 2 else None
 
@@ -228,11 +229,11 @@ class Model:
     def default_layer(self) -> str:
         """The last layer with a spatial extent on which the output depends.
 
-        Layers that only pool or pass on are no candidates, nor are the linear maps inside attention.
-        In a transformer that reads its class token alone, the patches of the last block reach
-        nothing; the layer found is then the last one whose patches do.
+        Layers that only pool or pass on are not candidates, nor are the linear maps inside attention.
+        In a transformer that reads only its class token, the patches of the last block do not reach
+        the output; the result is then the last layer whose patches do.
 
-        Raises `NetworkError` where the network has no such layer.
+        Raises `NetworkError` if the network has no such layer.
         """
         candidates = spatial_layers(self.calls)
         for layer in candidates:
@@ -254,8 +255,8 @@ class Model:
     def weigh(self) -> Weighed:
         """The fingerprint of the network's weights, and whether all are finite.
 
-        They are read anew when a tensor's version has changed, or its middle number: an edit through
-        `.data` that spares that number goes unnoticed.
+        Computed again if a tensor's version or its middle number has changed: an edit through `.data`
+        that does not change that number goes unnoticed.
         """
         with self._lock:
             if self._weighed is None or not self._weighed.holds(self.network):
@@ -263,27 +264,27 @@ class Model:
             return self._weighed
 
     def weights(self, layers: Iterable[str], name: str = "weight") -> dict[str, Tensor]:
-        """What each of the modules multiplies with (or adds: its `bias`), as a forward would find it.
+        """The `weight` (or `bias`) of each of these modules, as a forward would use it.
 
-        Parametrizations, norms and masks are applied; modules that have none of this name are left out.
+        Parametrizations, norms and masks are applied; modules without one are left out.
         """
         with self._lock, torch.inference_mode(False), torch.no_grad(), self._forward.untouched.reading():
-            found = {layer: weight_of(self.network.get_submodule(layer), name) for layer in layers}
-        return {layer: weight for layer, weight in found.items() if weight is not None}
+            weights = {layer: weight_of(self.network.get_submodule(layer), name) for layer in layers}
+        return {layer: weight for layer, weight in weights.items() if weight is not None}
 
     def statistics(self, channels: int = 3) -> tuple[Float[Tensor, "c 1 1"], Float[Tensor, "c 1 1"]]:
-        """Mean and deviation that images are normalised with, for so many channels."""
+        """The mean and standard deviation that images are normalised with, for `channels` channels."""
         shaped = (torch.tensor(v, device=self.device).view(-1, 1, 1) for v in (self.mean, self.std))
         mean, std = (v.expand(channels, 1, 1) for v in shaped)
         return mean, std
 
     def label(self, index: int) -> str:
-        """The name of class `index`, or `class 12` where there are no names."""
+        """The name of class `index`, or e.g. `class 12` if it has none."""
         known = self.labels is not None and index < len(self.labels)
         return self.labels[index] if known and self.labels else f"class {index}"
 
     def probabilities(self, output: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
-        """The softmax of the output, of a single score its sigmoid; a distribution is returned as it is."""
+        """The softmax of the output, or the sigmoid of a single score; a distribution is unchanged."""
         output = output.float()
         if is_distribution(output):
             return output
@@ -292,8 +293,8 @@ class Model:
     def _leaves(self) -> dict[str, Tensor]:
         """Differentiable aliases of the parameters by name; copies of those that the forward changes."""
         named = [(name, p) for name, p in self.network.named_parameters() if p.is_floating_point()]
-        own = ((name, p.clone() if self._forward.untouched.edits(p) else p) for name, p in named)
-        return {name: p.detach().requires_grad_() for name, p in own}
+        aliased = ((name, p.clone() if self._forward.untouched.edits(p) else p) for name, p in named)
+        return {name: p.detach().requires_grad_() for name, p in aliased}
 
     def _noise(self) -> Float[Tensor, "1 3 h w"]:
         return torch.rand(1, 3, *self.size, generator=torch.Generator().manual_seed(0)).to(self.device)

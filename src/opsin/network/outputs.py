@@ -11,7 +11,7 @@ from opsin.base.errors import NetworkError
 
 
 def tensor_in(output: Any) -> Tensor | None:
-    """The tensor that a layer's or a network's result is about: itself, its `.logits`, its first."""
+    """The main tensor of a layer's or network's result: itself, its `.logits`, or its first tensor."""
     if isinstance(output, Tensor):
         return output
     named = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
@@ -21,7 +21,7 @@ def tensor_in(output: Any) -> Tensor | None:
 
 
 def replaced(output: Any, old: Tensor, new: Tensor) -> Any:
-    """The result with another tensor in place of one of its own."""
+    """The result with one of its tensors replaced."""
     leaves, spec = tree_flatten(output)
     return tree_unflatten([new if leaf is old else leaf for leaf in leaves], spec)
 
@@ -29,7 +29,7 @@ def replaced(output: Any, old: Tensor, new: Tensor) -> Any:
 def numbers(output: Any, giver: str) -> Tensor:
     """`tensor_in(output)`, as floating-point numbers.
 
-    Raises `NetworkError` where there is no tensor, or none whose numbers can be read.
+    Raises `NetworkError` if there is no tensor, or its numbers cannot be read.
     """
     value = tensor_in(output)
     if value is None:
@@ -40,7 +40,7 @@ def numbers(output: Any, giver: str) -> Tensor:
 
 
 def unreadable(value: Tensor) -> str:
-    """Why a tensor holds no real numbers that can be read; empty where it does."""
+    """Why a tensor's numbers cannot be read; empty if they can."""
     if value.is_meta:
         return "a tensor on the meta device, which holds no numbers"
     if value.is_quantized:

@@ -12,17 +12,17 @@ from opsin.base.job import steps
 from opsin.network.backward import differentiating
 from opsin.network.model import Model
 
-NAMES = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")  # of torch.conv2d's arguments
+NAMES = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")  # arguments of torch.conv2d
 CHOOSING = {
-    getattr(of, name) for of in (torch, torch.Tensor) for name in ("where", "nan_to_num", "fmax", "fmin")
+    getattr(api, name) for api in (torch, torch.Tensor) for name in ("where", "nan_to_num", "fmax", "fmin")
 }
-SOME = 1e-5  # of the greatest gradient: what is more is no rounding
+SOME = 1e-5  # of the greatest gradient: more than this is not rounding
 DEFAULTS = {"stride": 1, "padding": 0, "dilation": 1}
 
 
 @dataclass(frozen=True)
 class Region:
-    """Rows top to bottom and columns left to right, ends excluded, in pixels of the model's size."""
+    """Rows top to bottom and columns left to right, ends excluded, in pixels of the model's input."""
 
     top: int
     left: int
@@ -36,7 +36,7 @@ class Region:
 
 
 class OneChannel(TorchFunctionMode):
-    """Convolutions on one channel of zeros and not-a-numbers: which units are reached, not their values."""
+    """Convolutions on one channel of zeros and NaN: they show which units are reached, not values."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -48,25 +48,25 @@ class OneChannel(TorchFunctionMode):
         given = {**DEFAULTS, **dict(zip(NAMES, args, strict=False)), **(kwargs or {})}
         weight, (stride, padding, dilation) = given["weight"], (given[name] for name in DEFAULTS)
         reached = given["input"].isnan().any(1, keepdim=True).float()
-        # of ones and zeros, as in half precision or by transforms NaN reaches more than it should
+        # on zeros and ones: in half precision or with transforms, NaN spreads further than it should
         kernel = torch.ones_like(weight[:1, :1], dtype=torch.float32)
         wide = torch.conv2d(reached, kernel, None, stride, padding, dilation) > 0.5
         return torch.where(wide, torch.nan, 0).to(weight).repeat(1, len(weight), 1, 1)
 
 
 def _spoiling(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """A function that may choose something else in place of NaN, with NaN wherever it was given one."""
-    found = func(*args, **kwargs)
-    if isinstance(found, torch.Tensor):
-        for one in (*args, *kwargs.values()):
-            if isinstance(one, torch.Tensor) and one.is_floating_point():
-                found = found.masked_fill(one.isnan(), torch.nan)
-    return found
+    """Call a function that may drop NaN; its result gets NaN wherever an argument has it."""
+    result = func(*args, **kwargs)
+    if isinstance(result, torch.Tensor):
+        for argument in (*args, *kwargs.values()):
+            if isinstance(argument, torch.Tensor) and argument.is_floating_point():
+                result = result.masked_fill(argument.isnan(), torch.nan)
+    return result
 
 
 @dataclass(frozen=True)
 class Fields:
-    """What each row and each column of a layer's units sees: from the first pixel to behind the last."""
+    """The range of pixels that each row and each column of a layer's units sees, end excluded."""
 
     rows: tuple[tuple[int, int], ...]
     columns: tuple[tuple[int, int], ...]
@@ -80,37 +80,35 @@ class Fields:
 def fields(model: Model, layer: str) -> Fields:
     """The receptive fields of all units of a layer with a spatial extent.
 
-    Of units that the experiment does not reach (a function may take NaN out) it is the whole image, and of
-    all where the gradient of one reaches further than found. Raises `NetworkError` where the layer has none.
+    It is the whole image for units that the experiment does not reach (a function may remove NaN), and for
+    all units if the gradient of one reaches further than its field. Raises `NetworkError` if the layer has
+    no spatial extent.
     """
     call = model.call(layer)
     if call is None or call.extent is None:
         raise NetworkError(f"layer {layer!r} has no spatial extent: every unit sees the whole image")
     rows, columns = call.extent
-
-    def between(first: int, last: int, side: int) -> tuple[int, int]:
-        return (first, last) if first < last else (0, side)
-
-    found = Fields(
-        *(
-            tuple(
-                between(edges[start, layer, unit], side - edges[end, layer, unit], side)
-                for unit in range(count)
-            )
-            for start, end, side, count in (
-                ("top", "bottom", model.size[0], rows),
-                ("left", "right", model.size[1], columns),
-            )
-            for edges in [_edges(model, {layer: range(count)}, (start, end))]
-        )
+    height, width = model.size
+    measured = Fields(
+        _ranges(model, layer, rows, ("top", "bottom"), height),
+        _ranges(model, layer, columns, ("left", "right"), width),
     )
-    if _reaches_further(model, layer, found):
-        return Fields(((0, model.size[0]),) * rows, ((0, model.size[1]),) * columns)
-    return found
+    if _reaches_further(model, layer, measured):
+        return Fields(((0, height),) * rows, ((0, width),) * columns)
+    return measured
 
 
-def _reaches_further(model: Model, layer: str, found: Fields) -> bool:
-    """Whether a unit in a corner or in the middle has a gradient to pixels beyond its field."""
+def _ranges(
+    model: Model, layer: str, count: int, sides: tuple[str, str], length: int
+) -> tuple[tuple[int, int], ...]:
+    """The range of pixels that each row (or column) of units sees; all `length` pixels if it is unknown."""
+    edges, (start, end) = _edges(model, {layer: range(count)}, sides), sides
+    ranges = [(edges[start, layer, unit], length - edges[end, layer, unit]) for unit in range(count)]
+    return tuple((first, last) if first < last else (0, length) for first, last in ranges)
+
+
+def _reaches_further(model: Model, layer: str, expected: Fields) -> bool:
+    """Whether a unit in a corner or in the middle has a gradient at pixels outside its expected field."""
     drawn = torch.Generator().manual_seed(0)
     image = torch.rand(1, 3, *model.size, generator=drawn).to(model.device)
     run = model.run(image, (layer,), start="image")
@@ -122,8 +120,8 @@ def _reaches_further(model: Model, layer: str, found: Fields) -> bool:
             with differentiating():
                 gradients = torch.autograd.grad(weighed[row, column], run["image"], retain_graph=True)
             reached = gradients[0].abs().amax((0, 1))
-            within, beyond = found.at(row, column), reached.clone()
-            beyond[within.top : within.bottom, within.left : within.right] = 0
+            field, beyond = expected.at(row, column), reached.clone()
+            beyond[field.top : field.bottom, field.left : field.right] = 0
             if beyond.max() > SOME * reached.max():
                 return True
     return False
@@ -131,12 +129,12 @@ def _reaches_further(model: Model, layer: str, found: Fields) -> bool:
 
 def receptive_fields(model: Model, layers: Sequence[str] | None = None) -> dict[str, Region]:
     """The receptive field of the unit in the middle of every layer with a spatial extent, or of `layers`."""
-    found = {
+    extents = {
         c.name: c.extent for c in model.calls.values() if c.extent and (layers is None or c.name in layers)
     }
     height, width = model.size
-    down = _edges(model, {name: [h // 2] for name, (h, _) in found.items()}, ("top", "bottom"))
-    along = _edges(model, {name: [w // 2] for name, (_, w) in found.items()}, ("left", "right"))
+    down = _edges(model, {name: [h // 2] for name, (h, _) in extents.items()}, ("top", "bottom"))
+    along = _edges(model, {name: [w // 2] for name, (_, w) in extents.items()}, ("left", "right"))
     return {
         name: Region(
             down["top", name, h // 2],
@@ -144,24 +142,23 @@ def receptive_fields(model: Model, layers: Sequence[str] | None = None) -> dict[
             height - down["bottom", name, h // 2],
             width - along["right", name, w // 2],
         )
-        for name, (h, w) in found.items()
+        for name, (h, w) in extents.items()
     }
 
 
 def _edges(
     model: Model, units: Mapping[str, Sequence[int]], sides: tuple[str, str]
 ) -> dict[tuple[str, str, int], int]:
-    """How many pixels of a side a layer's rows or columns do not see, by side, layer and unit.
+    """How many pixels from each side a layer's rows or columns do not see, by side, layer and unit.
 
-    Found by experiment, so on any architecture: pixels that are not a number make every unit that
-    sees them not a number. The largest band of such pixels that leaves a unit a number is found by
-    halving, for all units of all layers at once.
+    Found by experiment, so on any architecture: NaN pixels make every unit that sees them NaN. The widest
+    band of such pixels that leaves a unit finite is found by bisection, for all units of all layers at once.
     """
     edges = {}
     length = model.size[0] if "top" in sides else model.size[1]
     for side in steps(sides, len(sides), "receptive fields"):
-        every = [(name, unit) for name, wanted in units.items() for unit in wanted]
-        todo = [(0, length, every)]  # the clean band's size lies in [low, high] for these units
+        units_left = [(name, unit) for name, wanted in units.items() for unit in wanted]
+        todo = [(0, length, units_left)]  # the unseen band's width is in [low, high] for these units
         while todo:
             low, high, group = todo.pop()
             if low == high:
@@ -179,7 +176,7 @@ def _edges(
 
 
 def _spoiled(model: Model, names: list[str], side: str, band: int) -> dict[str, list[bool]]:
-    """The rows or columns of each layer that see a band of so many pixels along one side."""
+    """Which rows or columns of each layer see a band of this many pixels along one side."""
     image = torch.full((1, 3, *model.size), 0.5, device=model.device)
     along = 2 if side in ("top", "bottom") else 3
     start = 0 if side in ("top", "left") else image.shape[along] - band
@@ -188,6 +185,6 @@ def _spoiled(model: Model, names: list[str], side: str, band: int) -> dict[str, 
         run = model.run(image, names)
     reached = {name: run.maps(name)[0].isnan().any(0) for name in names}  # (h, w)
     return {
-        name: (one[:, one.shape[1] // 2] if along == 2 else one[one.shape[0] // 2]).tolist()
-        for name, one in reached.items()
+        name: (units[:, units.shape[1] // 2] if along == 2 else units[units.shape[0] // 2]).tolist()
+        for name, units in reached.items()
     }

@@ -1,4 +1,4 @@
-"""Which layers a forward calls, and how their outputs lie."""
+"""Which layers a forward calls, and the layouts of their outputs."""
 
 import re
 from collections import Counter
@@ -31,7 +31,7 @@ from opsin.network.outputs import tensor_in, unreadable
 POOL = re.compile(r"Pool\w*2d$")
 PASSIVE = re.compile(POOL.pattern + r"|^(Identity|Dropout\w*|DropPath|StochasticDepth|Flatten|Softmax)$")
 
-# (layer, which call of it, what it was given, its output) -> output to go on with
+# (layer, number of its call, its input, its output) -> output to continue with
 Capture = Callable[[str, int, Any, Any], Any]
 T = TypeVar("T")
 Forward = Callable[[Tensor, set[str], Capture], Any]
@@ -41,11 +41,11 @@ Forward = Callable[[Tensor, set[str], Capture], Any]
 class Call:
     """One call of one layer in the network's forward, as traced on an image of the model's size.
 
-    `layout` tells how the output lies: `maps` (n, c, h, w), `maps_last` (n, h, w, c), `tokens`
+    `layout` is that of the output: `maps` (n, c, h, w), `maps_last` (n, h, w, c), `tokens`
     (n, prefix + h*w, c), `vector` (n, c) or `other`; `extent` is (h, w) for the first three. `index`
-    counts the layer's calls from 1. A `passive` call only pools, drops or passes on what another layer made.
-    One that is not `readable` gives no dense tensor of real numbers: nothing can be shown of it. Where
-    several readings fit and no evidence decides, the layout is `other`, and `undecided` holds them.
+    counts the layer's calls from 1. A `passive` call only pools, drops or passes on another layer's output.
+    One that is not `readable` gives no dense tensor of real numbers and cannot be shown. If several readings
+    fit and no evidence decides, the layout is `other`, and `undecided` holds them.
     """
 
     name: str
@@ -72,12 +72,12 @@ class Trace(NamedTuple):
 def trace(network: nn.Module, forward: Forward, image: Tensor, layouts: Mapping[str, str]) -> Trace:
     """The calls that `forward` makes on a random image, with their layouts.
 
-    `layouts` says how some of them lie, by name; raises `InputError` on a name or layout that does not fit.
+    `layouts` states some of them by name. Raises `InputError` on an unknown name or a wrong layout.
     """
     modules = dict(network.named_modules())
     inner = tuple(f"{name}." for name, m in modules.items() if isinstance(m, ParametrizationList))
     layers = {name for name in modules if name and not f"{name}.".startswith(inner)}
-    seen: dict[Key, tuple[Tensor, int, bool]] = {}
+    outputs: dict[Key, tuple[Tensor, int, bool]] = {}
     pooled: list[Tensor] = []
 
     def capture(layer: str, index: int, _given: Any, output: Any) -> None:
@@ -87,14 +87,14 @@ def trace(network: nn.Module, forward: Forward, image: Tensor, layouts: Mapping[
             if POOL.search(kind):
                 pooled.append(value)
             passive = bool(PASSIVE.search(kind)) or any(value is p for p in pooled)
-            seen[layer, index] = value, value._version, passive
+            outputs[layer, index] = value, value._version, passive
 
     result = tensor_in(forward(image, layers, capture))
-    times = Counter(layer for layer, _ in seen)
-    names = {key: f"{key[0]}#{key[1]}" if times[key[0]] > 1 else key[0] for key in seen}
-    possible = _possible({key: value for key, (value, _, _) in seen.items()}, modules, forward, image)
+    times = Counter(layer for layer, _ in outputs)
+    names = {key: f"{key[0]}#{key[1]}" if times[key[0]] > 1 else key[0] for key in outputs}
+    possible = _possible({key: value for key, (value, _, _) in outputs.items()}, modules, forward, image)
     calls = {}
-    for key, (value, _, passive) in seen.items():
+    for key, (value, _, passive) in outputs.items():
         kind, several = type(modules[key[0]]).__name__, possible[key]
         if (declared := layouts.get(names[key])) is not None:
             several = _declared(names[key], declared, readings(tuple(value.shape), _size(image)))
@@ -106,14 +106,14 @@ def trace(network: nn.Module, forward: Forward, image: Tensor, layouts: Mapping[
         )
     if unknown_names := [name for name in layouts if name not in calls]:
         raise unknown("layer", unknown_names[0], calls)
-    overwritten = {names[key] for key, (value, version, _) in seen.items() if value._version != version}
+    overwritten = {names[key] for key, (value, version, _) in outputs.items() if value._version != version}
     return Trace(calls, () if result is None else tuple(result.shape), overwritten)
 
 
 def spatial_layers(calls: Mapping[str, Call]) -> list[str]:
     """The layers that compute maps of more than one position, the last one first.
 
-    Layers that only pool or pass on are none, nor are the linear maps inside attention.
+    Layers that only pool or pass on are left out, and so are the linear maps inside attention.
     """
     return [
         call.name
@@ -125,7 +125,7 @@ def spatial_layers(calls: Mapping[str, Call]) -> list[str]:
 
 
 def no_default_layer(network: str, calls: Mapping[str, Call], candidates: Sequence[str]) -> NetworkError:
-    """The error for a network none of whose layers has a spatial extent and reaches the output."""
+    """The error for a network without a layer that has a spatial extent and reaches the output."""
     if candidates:
         return NetworkError(
             f"the output of {network} depends on none of its layers (an untrained classifier of zeros?)"
@@ -141,28 +141,28 @@ def _declared(name: str, layout: str, possible: Sequence[Reading]) -> list[Readi
     """The reading that the user declares, if the shape allows it."""
     fitting = [reading for reading in possible if str(reading) == layout]
     if not fitting and layout != OTHER.layout:
-        said = ", ".join(map(str, (*possible, OTHER)))
-        raise InputError(f"layer {name!r} cannot have the layout {layout!r}: its shape allows {said}")
+        allowed = ", ".join(map(str, (*possible, OTHER)))
+        raise InputError(f"layer {name!r} cannot have the layout {layout!r}: its shape allows {allowed}")
     return fitting
 
 
 def _possible(
-    seen: Mapping[Key, Tensor], modules: Mapping[str, nn.Module], forward: Forward, image: Tensor
+    outputs: Mapping[Key, Tensor], modules: Mapping[str, nn.Module], forward: Forward, image: Tensor
 ) -> dict[Key, list[Reading]]:
-    """How each output may lie after all evidence."""
-    size, shapes = _size(image), {key: tuple(value.shape) for key, value in seen.items()}
+    """The readings of each output that are left after all evidence."""
+    size, shapes = _size(image), {key: tuple(value.shape) for key, value in outputs.items()}
     possible = {
         key: [] if unreadable(value) else by_kind(modules[key[0]], readings(shapes[key], size))
-        for key, value in seen.items()
+        for key, value in outputs.items()
     }
     height, width = other_size(size)
     wanted = {key for key, several in possible.items() if several}
     resized = _seen(forward, image[..., :height, :width].expand(PAIR, -1, -1, -1), wanted, _shape)
-    fixed = wanted - resized.keys()  # a network for one size may fail behind its first layers
+    fixed = wanted - resized.keys()  # a network for one input size may fail after its first layers
     paired = _seen(forward, image.expand(PAIR, -1, -1, -1), fixed, _shape) if fixed else {}
-    for others, there in ((resized, (height, width)), (paired, size)):
+    for others, other_image_size in ((resized, (height, width)), (paired, size)):
         for key, other in others.items():
-            possible[key] = by_second_trace(shapes[key], other, there, possible[key])
+            possible[key] = by_second_trace(shapes[key], other, other_image_size, possible[key])
     possible = by_other_layers(possible, fixed, size)
     if undecided := {key for key, several in possible.items() if len(several) > 1}:
         for key, reached in _seen(forward, corner(image), undecided, torch.isnan).items():
@@ -171,17 +171,17 @@ def _possible(
 
 
 def _seen(forward: Forward, images: Tensor, wanted: set[Key], see: Callable[[Tensor], T]) -> dict[Key, T]:
-    """What is seen of the wanted calls, as far as the forward gets: images of this size may not suit it."""
-    found: dict[Key, T] = {}
+    """`see` of each wanted call's output, as far as the forward gets; it may fail on images of this size."""
+    observed: dict[Key, T] = {}
 
     def capture(layer: str, index: int, _given: Any, output: Any) -> None:
         value = tensor_in(output)
         if value is not None and (layer, index) in wanted:
-            found[layer, index] = see(value)
+            observed[layer, index] = see(value)
 
     with suppress(NetworkError):
         forward(images, {layer for layer, _ in wanted}, capture)
-    return found
+    return observed
 
 
 def _shape(value: Tensor) -> tuple[int, ...]:

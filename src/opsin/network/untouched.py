@@ -1,4 +1,4 @@
-"""Leaves a network as it was found, whatever its forward does to it."""
+"""Restores a network after a forward, whatever the forward does to it."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,20 +16,19 @@ Slot = tuple[nn.Module, str, str]  # a module, one of its registries or "" for i
 
 
 class Untouched:
-    """Keeps one network as it was found.
+    """Keeps one network unchanged.
 
-    What a forward binds anew is bound again as it was: attributes, parameters, buffers, modules, hooks and
-    flags. Numbers that it changes in place could not be put back, so the first forward is given copies of all
-    tensors and shows which of them it changes; every later one is given copies of these alone. A buffer that
-    only a later forward changes is put back; a parameter cannot be, which is a `NetworkError`, and goes
-    unnoticed where it is changed through `.data`. What a forward changes inside a Python object that a module
-    holds (a list to which it appends) stays changed.
+    Whatever a forward rebinds is restored: attributes, parameters, buffers, modules, hooks and flags.
+    In-place changes cannot be undone, so the first forward runs on copies of all tensors, which shows which
+    it changes; later forwards run on copies of these only. A buffer that only a later forward changes is
+    restored; a changed parameter raises `NetworkError`, or goes unnoticed if it is changed through `.data`.
+    Changes inside a Python object that a module holds (a list to which a forward appends) remain.
     """
 
     def __init__(self, network: nn.Module) -> None:
         self._network = network
-        self._edited: list[Slot] | None = None  # what forwards change in place; unknown before the first
-        self._copies: dict[int, tuple[Tensor, int, Tensor]] = {}  # of buffers, with the version copied
+        self._edited: list[Slot] | None = None  # tensors that forwards change in place; at first unknown
+        self._copies: dict[int, tuple[Tensor, int, Tensor]] = {}  # of buffers, with the copied version
 
     def edits(self, parameter: Tensor) -> bool:
         """Whether forwards are known to change this parameter in place."""
@@ -41,7 +40,7 @@ class Untouched:
         with self.reading() as modules:
             slots = _slots(modules) if self._edited is None else self._edited
             originals = [(slot, t) for slot in slots if _is_plain(t := _registry(slot).get(slot[2]))]
-            copies = {id(t): (t, _copy(t)) for _, t in originals}  # one of tensors that are tied
+            copies = {id(t): (t, _copy(t)) for _, t in originals}  # one copy of tied tensors
             pointers = {key: copy.data_ptr() for key, (_, copy) in copies.items()}
             for slot, tensor in originals:
                 _registry(slot)[slot[2]] = copies[id(tensor)][1]
@@ -58,7 +57,7 @@ class Untouched:
     def reading(self) -> Iterator[list[nn.Module]]:
         """All modules, in evaluation mode and with frozen parameters until the block ends.
 
-        Raises `NetworkError` where a parameter was changed in place.
+        Raises `NetworkError` if a parameter was changed in place.
         """
         modules = all_modules(self._network)
         parameters = [p for m in modules for p in m._parameters.values() if p is not None]
@@ -73,7 +72,7 @@ class Untouched:
 
     @contextmanager
     def _kept(self, buffers: Sequence[Tensor]) -> Iterator[None]:
-        """A block after which buffers hold the numbers that they held before."""
+        """A block after which buffers have the values that they had before."""
         self._copies = {id(buffer): self._copied(buffer) for buffer in buffers}
         try:
             yield
@@ -85,12 +84,14 @@ class Untouched:
                     del self._copies[key]
 
     def _copied(self, buffer: Tensor) -> tuple[Tensor, int, Tensor]:
-        kept = self._copies.get(id(buffer))
-        fresh = kept is not None and kept[0] is buffer and kept[1] == buffer._version
-        return kept if kept is not None and fresh else (buffer, buffer._version, buffer.detach().clone())
+        known = self._copies.get(id(buffer))
+        is_current = known is not None and known[0] is buffer and known[1] == buffer._version
+        return (
+            known if known is not None and is_current else (buffer, buffer._version, buffer.detach().clone())
+        )
 
     def _lost(self, modules: Sequence[nn.Module], changed: Sequence[Tensor]) -> NetworkError:
-        """The error for parameters that cannot be put back; later forwards are given copies of them."""
+        """The error for parameters that cannot be restored; later forwards run on copies of them."""
         ids = {id(parameter) for parameter in changed}
         slots = [slot for slot in _slots(modules) if id(_registry(slot)[slot[2]]) in ids]
         if self._edited is not None:
@@ -98,21 +99,21 @@ class Untouched:
         names = ", ".join([name for name, p in self._network.named_parameters() if id(p) in ids][:4])
         return NetworkError(
             f"{type(self._network).__name__} changed its own weights ({names}) in this forward, "
-            "but not when its layers were traced: they cannot be restored; load the network again"
+            "but not when its layers were traced: they cannot be restored, load the network again"
         )
 
 
 @contextmanager
 def _frozen(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
-    """A block in which parameters are frozen, and after which they have their flags and gradients again."""
-    found = [(p, p.requires_grad, p.grad) for p in parameters]
+    """A block in which parameters are frozen; afterwards their flags and gradients are restored."""
+    states = [(p, p.requires_grad, p.grad) for p in parameters]
     try:
-        for parameter, trainable, _ in found:
+        for parameter, trainable, _ in states:
             if trainable:
                 parameter.requires_grad_(False)
         yield
     finally:
-        for parameter, trainable, gradient in found:
+        for parameter, trainable, gradient in states:
             if parameter.requires_grad is not trainable:
                 parameter.requires_grad_(trainable)
             if parameter.grad is not gradient:
@@ -121,32 +122,32 @@ def _frozen(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
 
 @contextmanager
 def _bound(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """A block in evaluation mode, after which modules bind what they bound before it."""
+    """A block in evaluation mode; afterwards the attributes of modules are restored."""
     attributes = [(vars(module), vars(module).copy()) for module in modules]
     try:
-        for own, found in attributes:  # without the checks of Module.__setattr__
+        for current, original in attributes:  # without the checks of Module.__setattr__
             for name in REGISTRIES:
-                own[name] = found[name].copy()
-            own["training"] = False
+                current[name] = original[name].copy()
+            current["training"] = False
         yield
     finally:
-        for own, found in attributes:
-            if own.keys() != found.keys():
-                for name in own.keys() - found.keys():
-                    del own[name]
-            own.update(found)
+        for current, original in attributes:
+            if current.keys() != original.keys():
+                for name in current.keys() - original.keys():
+                    del current[name]
+            current.update(original)
 
 
 def all_modules(network: nn.Module) -> list[nn.Module]:
     """Every module once; `network.modules()` takes ten times as long."""
-    found = {id(network): network}
+    modules = {id(network): network}
     todo = [network]
     while todo:
         for child in todo.pop()._modules.values():
-            if child is not None and id(child) not in found:
-                found[id(child)] = child
+            if child is not None and id(child) not in modules:
+                modules[id(child)] = child
                 todo.append(child)
-    return list(found.values())
+    return list(modules.values())
 
 
 def is_dense(tensor: Tensor) -> bool:
@@ -156,23 +157,23 @@ def is_dense(tensor: Tensor) -> bool:
 
 def _registry(slot: Slot) -> dict[str, Any]:
     module, registry, _ = slot
-    own = vars(module)
-    return own[registry] if registry else own
+    attributes = vars(module)
+    return attributes[registry] if registry else attributes
 
 
 def _slots(modules: Sequence[nn.Module]) -> list[Slot]:
-    """Where all tensors lie that a module holds, attributes that are no buffers among them."""
-    places = [(module, registry) for module in modules for registry in ("_parameters", "_buffers", "")]
+    """The slots of all tensors that modules hold, including attributes that are not buffers."""
+    registries = [(module, registry) for module in modules for registry in ("_parameters", "_buffers", "")]
     return [
-        (*place, name)
-        for place in places
-        for name, value in _registry((*place, "")).items()
+        (*registry, name)
+        for registry in registries
+        for name, value in _registry((*registry, "")).items()
         if isinstance(value, Tensor)
     ]
 
 
 def _is_plain(tensor: Any) -> TypeGuard[Tensor]:
-    """Whether a copy of the numbers may take the tensor's place; a subclass may hold more than these."""
+    """Whether a copy of the numbers may replace the tensor; a subclass may hold more than numbers."""
     return type(tensor) in (Tensor, nn.Parameter) and is_dense(tensor)
 
 
@@ -190,5 +191,5 @@ def _equal(a: Tensor, b: Tensor) -> bool:
         return False
     if torch.equal(a, b):
         return True
-    a, b = (one.detach().contiguous().reshape(-1).view(torch.uint8) for one in (a, b))
+    a, b = (tensor.detach().contiguous().reshape(-1).view(torch.uint8) for tensor in (a, b))
     return torch.equal(a, b)

@@ -1,4 +1,4 @@
-"""What a module multiplies with, whatever it is reparametrised by."""
+"""The weights of a module, after any reparametrisation."""
 
 import re
 from typing import Any
@@ -15,7 +15,7 @@ REWEIGHING = (SpectralNorm, WeightNorm, BasePruningMethod)  # hooks that set a w
 
 
 def weight_of(module: nn.Module, name: str) -> Tensor | None:
-    """The weight (or bias) of this name as a forward would find it; `None` where there is none."""
+    """The weight (or bias) of this name as a forward would use it; `None` if there is none."""
     for hook in module._forward_pre_hooks.values():
         if isinstance(hook, REWEIGHING):
             hook(module, ())
@@ -31,9 +31,9 @@ def is_quantised(module: nn.Module) -> bool:
 
 
 def refuse_gradient(module: nn.Module, given: tuple[Any, ...]) -> None:
-    """A hook that raises `NetworkError` where a gradient should pass through a quantised layer."""
+    """A hook that raises `NetworkError` if a gradient would pass through a quantised layer."""
     if any(isinstance(value, Tensor) and value.requires_grad for value in given):
         raise NetworkError(
-            f"no gradient passes through a quantised layer ({type(module).__name__}): give the network from "
+            f"no gradient passes through a quantised layer ({type(module).__name__}): load the network from "
             "before it was quantised, or use a technique without gradients (occlusion)"
         )

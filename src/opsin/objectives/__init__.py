@@ -1,4 +1,4 @@
-"""What may be asked of a network and an image, and its text form (`parsing`)."""
+"""Objectives on a network's activations and on the image, and their text form (`parsing`)."""
 
 from opsin.objectives.features import content_match as content_match
 from opsin.objectives.features import diversity as diversity

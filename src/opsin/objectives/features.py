@@ -1,4 +1,4 @@
-"""What is asked of whole layers: matches, Gram matrices, diversity."""
+"""Objectives on whole layers: matches, Gram matrices, diversity."""
 
 from typing import Any
 
@@ -16,25 +16,30 @@ SMALL = 1e-12  # keeps roots differentiable at zero
 
 
 def diversity(layer: str) -> Objective:
-    """How little the pictures of a batch have in common at a layer.
+    """How different the pictures of a batch are at a layer.
 
-    Minus the mean cosine of each picture's Gram matrix with the others'; of a single picture zero.
+    Minus the mean cosine of each picture's Gram matrix with the others'; zero for a single picture.
     """
 
     def score(activations: Activations) -> Tensor:
         grams = normalize(gram(activations.maps(layer)).flatten(1))
         n = len(grams)
-        return (1 - (grams @ grams.T).sum(1)) / max(1, n - 1)  # less each one's cosine with itself
+        return (1 - (grams @ grams.T).sum(1)) / max(1, n - 1)  # without each picture's cosine with itself
 
     return Objective(f"diversity({layer})", (layer,), score)
 
 
 def match(layer: str, features: Tensor) -> Objective:
-    """Minus the normalised squared distance to given features: -||Φ - Φ₀||² / ||Φ₀||²."""
+    """Minus the normalised squared distance to given features: -||Φ - Φ₀||² / ||Φ₀||².
+
+    Raises `InputError` if the features are all zero.
+    """
     wanted = _wide(features)
     size = wanted.flatten(1).square().sum(1)
     if not size.all():
-        raise InputError(f"layer {layer!r} is zero everywhere on the picture: so there is nothing to match")
+        raise InputError(
+            f"layer {layer!r} is zero everywhere on the picture: choose a layer that responds to it"
+        )
 
     def score(activations: Activations) -> Tensor:
         return -(activations[layer] - wanted).square().flatten(1).sum(1) / size
@@ -43,7 +48,7 @@ def match(layer: str, features: Tensor) -> Objective:
 
 
 def dream_match(layer: str, guide: Float[Tensor, "1 c h w"]) -> Objective:
-    """The mean product of each position's features with the guide's that fit best (guided DeepDream)."""
+    """The mean product of each position's features with the guide's best match (guided DeepDream)."""
     wanted = guide.flatten(2)[0]  # (1, c, h, w) -> (c, hw)
 
     def score(activations: Activations) -> Tensor:
@@ -55,7 +60,7 @@ def dream_match(layer: str, guide: Float[Tensor, "1 c h w"]) -> Objective:
 
 
 def summed(name: str, term: Term) -> Objective:
-    """The objective of one term."""
+    """The objective that consists of one term."""
 
     def score(activations: Activations) -> Tensor:
         maps = activations.maps(term.layer)
@@ -68,10 +73,10 @@ def summed(name: str, term: Term) -> Objective:
 def gram(
     maps: Float[Tensor, "n c h w"], place: Place | None = None, weight: Tensor | None = None
 ) -> Float[Tensor, "n c c"]:
-    """The Gram matrix of features over positions, a mean: G_ij = Σ_k F_ik F_jk / Σ_k 1.
+    """The Gram matrix of features, a mean over positions: G_ij = Σ_k F_ik F_jk / Σ_k 1.
 
-    Of maps at a `place` in larger ones, their part of the sum. With a `weight` (1, 1, H, W) of each
-    position, at any resolution, the weighted mean.
+    For maps at a `place` in larger maps it is their part of the sum. With a `weight` (1, 1, H, W) per
+    position, at any resolution, it is the weighted mean.
     """
     flat = _wide(maps).flatten(2)  # (n, c, h, w) -> (n, c, hw)
     h, w = place.size if place else maps.shape[-2:]
@@ -79,12 +84,14 @@ def gram(
         products: Tensor = _Products.apply(flat)
         return products / (h * w)
     share = interpolate(weight.to(flat), (h, w), mode="area")
-    own = share[..., place.rows, place.columns] if place else share
-    return flat * own.flatten(2) @ flat.transpose(1, 2) / share.sum()  # (n, c, hw) (1, 1, hw) (n, hw, c)
+    share_here = share[..., place.rows, place.columns] if place else share
+    return (
+        flat * share_here.flatten(2) @ flat.transpose(1, 2) / share.sum()
+    )  # (n, c, hw) (1, 1, hw) (n, hw, c)
 
 
 class _Products(torch.autograd.Function):
-    """F Fᵀ, whose derivative (G + Gᵀ) F is one product and lies in memory as F does."""
+    """F Fᵀ, whose derivative (G + Gᵀ) F is one product with the memory layout of F."""
 
     @staticmethod
     def forward(ctx: Any, flat: Tensor) -> Tensor:
@@ -104,18 +111,18 @@ class _Products(torch.autograd.Function):
 def gram_match(
     layer: str, wanted: Float[Tensor, "1 c c"], weight: Tensor | None = None, scale: float = 1.0
 ) -> Objective:
-    """Minus the distance of Gram matrices: -Σ_ij (G_ij - Ĝ_ij)² / 4c², of features times `scale`."""
+    """Minus the distance of Gram matrices: -Σ_ij (G_ij - Ĝ_ij)² / 4c², for features times `scale`."""
     c = wanted.shape[1]
     term = Term(
         layer,
         lambda maps, place: gram(maps, place, weight) * scale**2,
-        lambda found: -(found - wanted).square().sum((1, 2)) / (4 * c**2),
+        lambda matrix: -(matrix - wanted).square().sum((1, 2)) / (4 * c**2),
     )
     return summed(f"gram_match({layer})", term)
 
 
 def content_match(layer: str, wanted: Float[Tensor, "1 c h w"], scale: float = 1.0) -> Objective:
-    """Minus half the mean squared distance from given maps: -½ mean (F - P)², of features times `scale`."""
+    """Minus half the mean squared distance from given maps: -½ mean (F - P)², for features times `scale`."""
     term = Term(
         layer,
         lambda maps, place: (
@@ -127,5 +134,5 @@ def content_match(layer: str, wanted: Float[Tensor, "1 c h w"], scale: float = 1
 
 
 def _wide(values: Tensor) -> Tensor:
-    """In single precision where it is half: squares and sums overflow there."""
+    """In at least single precision: squares and sums overflow in half precision."""
     return values.to(torch.promote_types(values.dtype, torch.float32))

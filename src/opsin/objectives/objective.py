@@ -1,4 +1,4 @@
-"""What is asked of a network: a class, a unit, a channel, features to match, a prior on the image; sums."""
+"""Objectives: a class, a unit, a channel, features to match, a prior on the image, and sums of these."""
 
 import re
 from collections.abc import Callable
@@ -12,13 +12,13 @@ from torch import Tensor
 from opsin.base.errors import InputError, shown
 from opsin.network.activations import Activations
 
-LARGEST = torch.finfo(torch.float32).max  # of a number: single precision holds no larger one
+LARGEST = torch.finfo(torch.float32).max  # the largest number in single precision
 
 Combine = Callable[[Tensor, Tensor], Tensor]
 
 
 class Place(NamedTuple):
-    """Which rows and columns of a layer's whole maps some maps are, and how large the whole is."""
+    """The rows and columns of a tile in a layer's whole maps, and the size of the whole."""
 
     rows: slice
     columns: slice
@@ -40,23 +40,23 @@ class Term:
 
 @dataclass(frozen=True)
 class Objective:
-    """A score to differentiate or to climb: `score(activations)` gives one number an image, (n,).
+    """A score to differentiate or to maximise: `score(activations)` gives one number per image, (n,).
 
     It declares the `layers` it reads; `"image"` and `"output"` are among the valid ones. Objectives
-    add, subtract and scale: `2 * channel("conv1", 3) - logit(281)`. One that is a sum of `terms` and
-    nothing else may be worked in tiles.
+    add, subtract and scale: `2 * channel("conv1", 3) - logit(281)`. An objective that consists
+    of `terms` only can be computed in tiles.
     """
 
     name: str
     layers: tuple[str, ...]
     score: Callable[[Activations], Float[Tensor, " n"]]
     single: Callable[[Activations, int], "Objective"] | None = None
-    count: int = 1  # of images with targets of their own
+    count: int = 1  # of images with different targets
     terms: tuple[Term, ...] = ()
-    chain: "tuple[tuple[Combine, Objective], ...]" = ()  # the parts of a sum, each with how it is taken in
+    chain: "tuple[tuple[Combine, Objective], ...]" = ()  # the parts of a sum, each with its operation
 
     def watched(self, see: Callable[[Float[Tensor, " n"]], None]) -> "Objective":
-        """The same objective, all of whose scores `see` is shown."""
+        """The same objective; `see` is called with all of its scores."""
 
         def score(activations: Activations) -> Tensor:
             scores = self.score(activations)
@@ -69,9 +69,9 @@ class Objective:
         return Objective(self.name, self.layers, score, single, self.count, self.terms)
 
     def for_image(self, activations: Activations, index: int) -> "Objective":
-        """What this objective asks of image `index` of the run: the same of any batch made from it.
+        """The objective of image `index` of the run, fixed for any batch made from it.
 
-        The predicted class is then the one predicted here, whatever is done to the image later.
+        The predicted class is then the one predicted here, even if the image changes later.
         """
         return self.single(activations, index) if self.single else self
 
@@ -100,7 +100,7 @@ class Objective:
     def _with(self, other: "Objective", sign: str, combine: Combine) -> "Objective":
         right = other._bracketed() if sign == " - " else other.name
         terms = self.terms + (-1.0 * other if combine is torch.sub else other).terms
-        chain = (*(self.chain or ((torch.add, self),)), (combine, other))  # long sums are no deep recursion
+        chain = (*(self.chain or ((torch.add, self),)), (combine, other))  # long sums do not recurse deeply
 
         def score(activations: Activations) -> Tensor:
             total = chain[0][1].score(activations)
@@ -111,8 +111,8 @@ class Objective:
         def single(activations: Activations, index: int) -> Objective:
             total = chain[0][1].for_image(activations, index)
             for take_in, part in chain[1:]:
-                own = part.for_image(activations, index)
-                total = total - own if take_in is torch.sub else total + own
+                single_part = part.for_image(activations, index)
+                total = total - single_part if take_in is torch.sub else total + single_part
             return total
 
         return Objective(
@@ -130,13 +130,13 @@ class Objective:
 
 
 def check_finite(number: float) -> float:
-    """The number. Raises `InputError` where single precision does not hold it."""
+    """The number itself. Raises `InputError` if it is too large for single precision or not finite."""
     if not abs(number) <= LARGEST:
-        raise InputError(f"numbers in a target are finite, in single precision: {shown(number)} is not")
+        raise InputError(f"numbers in a target must be finite in single precision: {shown(number)} is not")
     return number
 
 
 def written(number: float) -> str:
-    """A number as short as it may be written and read again."""
+    """The shortest text that reads back as the same number."""
     short = f"{number:g}"
     return short if float(short) == number else repr(float(number))

@@ -6,10 +6,10 @@ blocks.5:12@3,4                   one unit: channel 12 at row 3, column 4
 neuron(blocks.5, 12)              the central unit of channel 12
 direction(blocks.5, 1, 0, -2)     the features along a direction
 energy(blocks.5)                  the mean square of a whole layer
-tabby; beagle                     one for each picture
-diversity(blocks.5)               how little the pictures of a batch have in common
+tabby; beagle                     one per picture
+diversity(blocks.5)               how different the pictures of a batch are
 total_variation(2), norm(6)       priors on the image
-1.5*blocks.5:12 - blocks.5:30     weighted sums; the signs stand between spaces, brackets group
+1.5*blocks.5:12 - blocks.5:30     weighted sums; signs need spaces around them, brackets group
 """
 
 import re
@@ -28,20 +28,20 @@ UNIT = re.compile(r"^(?P<layer>.+):(?P<channel>\d+)(@(?P<row>\d+), ?(?P<column>\
 NUMBER = r"[+-]?(?:\d+(?:\.\d+)?|\.\d+)(?:e[+-]?\d+)?"
 TERM = re.compile(rf"^(?:(?P<weight>{NUMBER})\s*\*\s*)?(?P<body>.+)$", re.DOTALL)
 CALL = re.compile(r"^(?P<name>[a-z_]+)\((?P<arguments>[^()]*)\)$")
-# An index, with the class's name behind it
+# an index, optionally followed by the class's name
 NUMBERED = re.compile(r"(?P<index>\d+)(?: \((?P<name>(?:[^()]|\([^()]*\))*)\))?")
 MAX_CANDIDATES = 12
-LONGEST_TARGET = 100_000  # letters; a direction of some thousand channels is the longest
+LONGEST_TARGET = 100_000  # characters; a direction of some thousand channels is the longest
 MOST_NESTED = 50  # brackets within brackets
-MOST_DIGITS = 18  # of an index
+MOST_DIGITS = 18  # in an index
 
 
 def resolve(target: object, model: Model, n: int | None = None) -> Objective:
     """The objective that a user means by `target`.
 
-    An `Objective`, a class index, a text, `None` for each image's predicted class, or a sequence of
-    these with one for each of `n` images (of `n` None, however many). Raises `InputError` on anything
-    else, naming what fits.
+    It is an `Objective`, a class index, a text, `None` for each image's predicted class, or a sequence of
+    these with one per image: `n` of them, or any number if `n` is None. Raises `InputError` on anything
+    else, naming what is valid.
     """
     if target is None:
         return PREDICTED
@@ -49,29 +49,31 @@ def resolve(target: object, model: Model, n: int | None = None) -> Objective:
         return target
     if isinstance(target := _separate(target, model), list):
         if n is not None and len(target) != n:
-            raise InputError(
-                f"{len(target)} targets for {n} images: give one for all images, or one per image"
-            )
-        return each([resolve(one, model) for one in target])
+            raise InputError(f"{len(target)} targets for {n} images: give one for all, or one per image")
+        return each([resolve(single_target, model) for single_target in target])
     if isinstance(target, int) and not isinstance(target, bool):
         return logit(target, _class_name(target, model))
     if isinstance(target, str):
         return parse(target, model)
-    raise InputError(f"a target must be a class, a text or an Objective, got {shown(target)}")
+    raise InputError(f"a target is a class index, a text or an Objective, got {shown(target)}")
 
 
 def one_each(target: object, model: Model, n: int) -> list[Objective]:
-    """What each of `n` images that are worked on alone is asked: its own of several targets, or the only one.
+    """The objective of each of `n` images that are processed one by one: its own, or the same for all.
 
-    Raises `InputError` where there are neither one nor `n`, and on what `resolve` refuses.
+    Raises `InputError` unless there are one or `n` targets, and whenever `resolve` does.
     """
     whole = resolve(target, model, n)
     several = _separate(target, model)
-    return [resolve(one, model) for one in several] if isinstance(several, list) else [whole] * n
+    return (
+        [resolve(single_target, model) for single_target in several]
+        if isinstance(several, list)
+        else [whole] * n
+    )
 
 
 def _separate(target: object, model: Model) -> object:
-    """A list where `target` is several, one an image; else what it is."""
+    """A list if `target` is several targets, one per image; else the target itself."""
     if isinstance(target, Tensor | np.ndarray | np.generic):
         return target.tolist()
     if isinstance(target, str):
@@ -81,9 +83,9 @@ def _separate(target: object, model: Model) -> object:
 
 
 def parse(text: str, model: Model) -> Objective:
-    """The objective that `text` writes, in the form that this module's docstring shows.
+    """The objective that `text` describes, in the form shown in this module's docstring.
 
-    Raises `InputError` on a text that means nothing, and beyond 100,000 letters or 50 nested brackets.
+    Raises `InputError` on an invalid text, and beyond 100,000 characters or 50 nested brackets.
     """
     text = text.strip()
     if not text:
@@ -102,18 +104,18 @@ def parse(text: str, model: Model) -> Objective:
 
 
 def _pieces(text: str) -> list[str]:
-    """The terms of a sum with the signs between them; what stands in brackets is left whole."""
+    """The terms of a sum and the signs between them; brackets are not split."""
     pieces, depth, start = [], 0, 0
     for match in re.finditer(r"[()]|\s[+-]\s+", text):
-        if (found := match.group()) in "()":
-            depth += 1 if found == "(" else -1
+        if (token := match.group()) in "()":
+            depth += 1 if token == "(" else -1
         elif depth == 0:
-            pieces += [text[start : match.start()], found.strip()]
+            pieces += [text[start : match.start()], token.strip()]
             start = match.end()
         if depth > MOST_NESTED:
             raise InputError(f"target {shortened(text)!r} has more than {MOST_NESTED} nested brackets")
     if depth:
-        raise InputError(f"target {shortened(text)!r} has a bracket without its partner")
+        raise InputError(f"target {shortened(text)!r} has an unmatched bracket")
     return [*pieces, text[start:]]
 
 
@@ -136,20 +138,22 @@ def _atom(text: str, model: Model) -> Objective:
             raise unknown("objective", match["name"], CALLS)
     if match := UNIT.match(text):
         layer, index = match["layer"], _whole(match["channel"])
-        model.call(layer)  # raises on a layer that is not there
+        model.call(layer)  # raises on an unknown layer
         if match["row"] is None:
             return channel(layer, index)
         return unit(layer, index, _whole(match["row"]), _whole(match["column"]))
-    found = _class_index(text, model, strict=True)
-    assert found is not None
-    return logit(found, _class_name(found, model))
+    class_index = _class_index(text, model, strict=True)
+    assert class_index is not None
+    return logit(class_index, _class_name(class_index, model))
 
 
 def _number(text: str) -> float:
-    """A number in a target. Raises `InputError` on what single precision does not hold, naming it."""
+    """A number in a target. Raises `InputError`, naming it, if it is too large for single precision."""
     number = float(text)
     if not abs(number) <= LARGEST:
-        raise InputError(f"{shortened(text)} in a target is not a finite number, or too large")
+        raise InputError(
+            f"{shortened(text)} in a target is not finite in single precision: give a smaller number"
+        )
     return number
 
 
@@ -167,10 +171,10 @@ ON_IMAGE = ("total_variation", "norm")
 
 
 def _called(name: str, arguments: list[str], model: Model) -> Objective:
-    """`name(layer, number, ...)`, or `name(number, ...)` of a prior on the image."""
+    """The objective `name(layer, number, ...)`, or `name(number, ...)` for a prior on the image."""
     layer = [] if name in ON_IMAGE else arguments[:1]
-    for one in layer:
-        model.call(one)  # raises on a layer that is not there
+    for layer_name in layer:
+        model.call(layer_name)  # raises on an unknown layer
     try:
         kind: Callable[[str], float] = int if name == "neuron" else _number
         numbers = [kind(part) for part in arguments[len(layer) :] if part]
@@ -179,7 +183,7 @@ def _called(name: str, arguments: list[str], model: Model) -> Objective:
         return CALLS[name](*layer, *numbers)
     except (TypeError, ValueError) as error:
         call, why = shortened(f"{name}({', '.join(arguments)})"), shortened(str(error))
-        raise InputError(f"target {call} does not fit: {why}") from error
+        raise InputError(f"target {call} is invalid: {why}") from error
 
 
 def _class_name(index: int, model: Model) -> str:
@@ -188,9 +192,9 @@ def _class_name(index: int, model: Model) -> str:
 
 
 def _class_index(text: str, model: Model, *, strict: bool) -> int | None:
-    """The class of this index, name or unique part of a name; not `strict`, `None` where there is none.
+    """The class of this index, name or unique part of a name; if not `strict`, `None` for an unknown one.
 
-    Raises `InputError` on an index with the name of another class behind it.
+    Raises `InputError` on an index that is followed by the name of another class.
     """
     labels = model.labels or ()
     numbered = NUMBERED.fullmatch(text)
@@ -199,9 +203,9 @@ def _class_index(text: str, model: Model, *, strict: bool) -> int | None:
         known = labels[index] if index < len(labels) else None
         if known is None or numbered["name"] is None or class_named(numbered["name"], [known]) == 0:
             return index
-    found = class_named(text, labels)
-    if found is not None:
-        return found
+    named = class_named(text, labels)
+    if named is not None:
+        return named
     if numbered and index is not None:
         raise InputError(f"class {index} is {labels[index]!r}, not {shortened(numbered['name'])!r}")
     if not strict:
@@ -216,25 +220,25 @@ def _class_index(text: str, model: Model, *, strict: bool) -> int | None:
 
 
 def class_named(text: str, names: Sequence[str]) -> int | None:
-    """The class of this name, or unique part of a name; `None` where there is none.
+    """The class of this name, or unique part of a name; `None` if there is none.
 
-    Raises `InputError` on a part of several names.
+    Raises `InputError` on a part of several names, listing them.
     """
     labels = [label.lower() for label in names]
     wanted = text.lower()
     if len(wanted) > max(map(len, labels), default=0):
         return None
     synonyms = [[part.strip() for part in label.split(",")] for label in labels]
-    for found in (
+    for matches in (
         [i for i, label in enumerate(labels) if label == wanted],
         [i for i, parts in enumerate(synonyms) if wanted in parts],
         [i for i, label in enumerate(labels) if re.search(rf"\b{re.escape(wanted)}\b", label)],
         [i for i, label in enumerate(labels) if wanted in label],
     ):
-        if len(found) == 1:
-            return found[0]
-        if found:
-            listed = ", ".join(f"{i} ({names[i]})" for i in found[:MAX_CANDIDATES])
-            more = f" and {len(found) - MAX_CANDIDATES} more" if len(found) > MAX_CANDIDATES else ""
+        if len(matches) == 1:
+            return matches[0]
+        if matches:
+            listed = ", ".join(f"{i} ({names[i]})" for i in matches[:MAX_CANDIDATES])
+            more = f" and {len(matches) - MAX_CANDIDATES} more" if len(matches) > MAX_CANDIDATES else ""
             raise InputError(f"class {text!r} is ambiguous: {listed}{more}")
     return None

@@ -1,4 +1,4 @@
-"""What is asked of the image itself."""
+"""Objectives on the image itself."""
 
 from torch import Tensor
 
@@ -29,7 +29,7 @@ def norm(alpha: float = 2.0, centre: Tensor | float = 0.0, unit: Tensor | float 
     if not isinstance(centre, Tensor) and not isinstance(unit, Tensor) and (centre, unit) != (0, 1):
         numbers += [check_finite(centre), check_finite(unit)]
         if not unit:
-            raise InputError("the unit of a norm is not zero")
+            raise InputError("the unit of a norm must not be zero")
     return Objective(
         f"norm({', '.join(map(written, numbers))})",
         ("image",),

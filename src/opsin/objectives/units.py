@@ -1,4 +1,4 @@
-"""What is asked of classes, channels and units."""
+"""Objectives on classes, channels and units."""
 
 import re
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from opsin.objectives.objective import Objective, check_finite, written
 
 
 def separated(text: str) -> list[str]:
-    """The objectives of several images that a text names, between semicolons that stand in no brackets."""
+    """The parts of a text between semicolons outside brackets: one objective per image."""
     parts, depth, start = [], 0, 0
     for match in re.finditer(r"[();]", text):
         if match.group() != ";":
@@ -44,7 +44,7 @@ def predicted() -> Objective:
     return Objective(
         "predicted class",
         ("output",),
-        lambda a: _classes(a).max(1).values,  # of equal ones the first, as argmax; amax would mix them
+        lambda a: _classes(a).max(1).values,  # the first of equal scores, like argmax; amax would mix them
         lambda a, i: logit(int(_classes(a)[i].argmax())),
     )
 
@@ -95,7 +95,9 @@ def direction(layer: str, vector: Sequence[float]) -> Objective:
     def score(activations: Activations) -> Tensor:
         values = activations.channels(layer)
         if values.shape[1] != len(vector):
-            raise InputError(f"layer {layer!r} has {values.shape[1]} channels, the direction {len(vector)}")
+            raise InputError(
+                f"layer {layer!r} has {values.shape[1]} channels, but the direction has {len(vector)} numbers"
+            )
         means = values.reshape(*values.shape[:2], -1).mean(2)  # (n, c, h, w) or (n, c) -> (n, c)
         return means @ means.new_tensor(vector)
 
@@ -105,7 +107,7 @@ def direction(layer: str, vector: Sequence[float]) -> Objective:
 def energy(layer: str) -> Objective:
     """Half the mean square of a layer's units: its gradient is the activations themselves (DeepDream).
 
-    Tokens that are no positions (a class token) take no part.
+    Tokens that are not positions (a class token) are left out.
     """
     return Objective(f"energy({layer})", (layer,), lambda a: a.units(layer).square().flatten(1).mean(1) / 2)
 
@@ -117,7 +119,7 @@ def each(objectives: Sequence[Objective]) -> Objective:
     def score(activations: Activations) -> Tensor:
         singles = activations.singles(layers)
         if len(singles) != len(objectives):
-            raise InputError(f"{len(objectives)} objectives for {len(singles)} images: give one an image")
+            raise InputError(f"{len(objectives)} objectives for {len(singles)} images: give one per image")
         return torch.cat([o.score(single) for o, single in zip(objectives, singles, strict=True)])
 
     name = "; ".join(o.name for o in objectives)
@@ -125,7 +127,7 @@ def each(objectives: Sequence[Objective]) -> Objective:
 
 
 def pinned(target: Objective, run: Activations) -> Objective:
-    """The objective that asks of every image of a later batch what `target` asks of it in `run`."""
+    """The objective of a later batch in which each image keeps the objective that `target` is in `run`."""
     return each([target.for_image(run, index) for index in range(len(run["image"]))])
 
 
@@ -134,7 +136,9 @@ def _classes(activations: Activations) -> Float[Tensor, "n c"]:
     if output.ndim != 2:
         raise InputError(f"a class needs an output of (n, classes), this network gives {tuple(output.shape)}")
     if is_distribution(output):
-        note(f"{CAUTION}the network's output is probabilities: the score is not the one before the softmax")
+        note(
+            f"{CAUTION}the network's output holds probabilities: the score is not the one before the softmax"
+        )
     return output
 
 

@@ -1,1 +1,1 @@
-"""What techniques give: data that draws, saves and loads itself."""
+"""Results of techniques: data that can draw, save and load itself."""

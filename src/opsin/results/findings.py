@@ -1,4 +1,4 @@
-"""What is found in a collection: pictures in groups, tables, and the same as JSON."""
+"""Findings in a collection: pictures in groups, tables, and the same data as JSON."""
 
 import base64
 import io
@@ -21,12 +21,12 @@ from opsin.base.records import as_json
 from opsin.results.html import page
 from opsin.results.result import Result
 
-QUALITY = 88  # of the JPEGs
+QUALITY = 88  # JPEG quality
 
 
 @dataclass(frozen=True)
 class Shot:
-    """A picture as the bytes of a JPEG, with a caption; `lead` ones head their group."""
+    """A picture as JPEG bytes, with a caption; a `lead` shot heads its group."""
 
     group: str
     caption: str
@@ -35,14 +35,14 @@ class Shot:
 
     @classmethod
     def of(cls, group: str, caption: str, picture: Image.Image, *, lead: bool = False) -> "Shot":
-        """From a picture."""
+        """A shot of a picture, which is compressed."""
         buffer = io.BytesIO()
         picture.save(buffer, "JPEG", quality=QUALITY)
         return cls(group, caption, buffer.getvalue(), lead)
 
     @property
     def uri(self) -> str:
-        """The picture inside a `data:` address."""
+        """The picture as a `data:` URI."""
         return f"data:image/jpeg;base64,{base64.b64encode(self.data).decode()}"
 
     @property
@@ -52,14 +52,14 @@ class Shot:
 
     @property
     def picture(self) -> Image.Image:
-        """The picture. Raises `InputError` where the bytes are cut off."""
+        """The decoded picture. Raises `InputError` if the bytes are damaged."""
         return jpeg(self.data, whole=True)
 
 
 def jpeg(data: bytes, *, whole: bool = False) -> Image.Image:
-    """The picture that stored bytes hold, of which only the head is read unless the `whole` is wanted.
+    """The picture in stored bytes; unless `whole`, only its header is read.
 
-    Raises `InputError` where they hold none.
+    Raises `InputError` if they are damaged.
     """
     try:
         picture = Image.open(io.BytesIO(data), formats=["JPEG", "PNG"])
@@ -78,7 +78,7 @@ class Table:
 
 
 class FindingsFacts(TypedDict):
-    """What `record.json` says of findings: of shots group, caption and `lead`, of tables title and cells."""
+    """Findings in `record.json`: group, caption and `lead` of shots, title and cells of tables."""
 
     title: str
     intro: str
@@ -89,7 +89,7 @@ class FindingsFacts(TypedDict):
 
 @dataclass(frozen=True, eq=False)
 class Findings(Result):
-    """Pictures in groups and tables, under a title; `facts` say the same for machines."""
+    """Pictures in groups and tables, under a title; `facts` hold the same data for programs."""
 
     stored_as = FindingsFacts
     title: str
@@ -99,7 +99,7 @@ class Findings(Result):
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     def pictures(self) -> list[tuple[str, Image.Image]]:
-        """One picture a shot."""
+        """One picture per shot."""
         return [(f"{shot.group}: {shot.caption}", shot.picture) for shot in self.shots]
 
     def groups(self) -> list[tuple[str, list[Shot], list[Shot]]]:
@@ -110,11 +110,11 @@ class Findings(Result):
         ]
 
     def html(self) -> str:
-        """The page, its pictures inside."""
+        """The page with embedded pictures."""
         return page("findings.html", result=self, address={shot: shot.uri for shot in self.shots})
 
     def write_into(self, place: Path) -> None:
-        """Write the files of `save`, the page, which shows the pictures beside it, and `facts.json`."""
+        """Write the files of `save`, the page, which links to the pictures beside it, and `facts.json`."""
         super().write_into(place)
         linked = page("findings.html", result=self, address=dict(zip(self.shots, self._names(), strict=True)))
         with storing():
@@ -122,7 +122,7 @@ class Findings(Result):
             (place / FACTS).write_text(as_json(self.facts), "utf-8")
 
     def _names(self) -> list[str]:
-        """The pictures' files, which sort as the pictures do."""
+        """The names of the pictures' files, in the order of the pictures."""
         width = max(3, len(str(len(self.shots))))
         return [f"{index:0{width}d}.jpg" for index in range(len(self.shots))]
 

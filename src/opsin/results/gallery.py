@@ -14,14 +14,14 @@ from opsin.results.result import Result, equal, plain
 
 
 class GalleryFacts(TypedDict):
-    """What `record.json` says of a gallery besides: each panel's group, title and caption."""
+    """A gallery in `record.json`: each panel's group, title and caption."""
 
     panels: list[tuple[str, str, str]]
 
 
 @dataclass(frozen=True, eq=False)
 class Panel:
-    """Tiles that are looked at together, on one colour scale; `group` is what several panels share."""
+    """Tiles that are shown together, on one colour scale; several panels may share a `group`."""
 
     group: str
     title: str
@@ -51,7 +51,7 @@ class Gallery(Result):
     panels: tuple[Panel, ...]
 
     def pictures(self) -> list[tuple[str, Image.Image]]:
-        """One picture a panel."""
+        """One picture per panel."""
         return [(f"{p.group} {p.title} {p.caption}".strip(), p.picture()) for p in self.panels]
 
     def _arrays(self) -> dict[str, Tensor]:

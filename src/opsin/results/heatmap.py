@@ -1,4 +1,4 @@
-"""One map an image: what of it counts, and how."""
+"""One map per image: which parts of it count, and how."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from opsin.results.result import Result, plain
 
 
 class HeatmapFacts(TypedDict):
-    """What `record.json` says of a heatmap besides."""
+    """The settings of a heatmap in `record.json`."""
 
     signed: bool
     overlay: bool
@@ -24,10 +24,10 @@ class HeatmapFacts(TypedDict):
 
 @dataclass(frozen=True, eq=False)
 class Heatmap(Result):
-    """One map an image, raw: the sign and the unit of the technique's formula are kept.
+    """One map per image, raw: with the sign and unit of the technique's formula.
 
     `values` may be coarser than `images` (a layer's resolution). `signed` maps have a neutral zero;
-    `overlay` maps are drawn over the photo. `extras` are further arrays that the technique gives.
+    `overlay` maps are drawn over the photo. `extras` are further arrays of the technique.
     """
 
     stored_as = HeatmapFacts
@@ -55,7 +55,7 @@ class Heatmap(Result):
         return interpolate(self.values, self.images.shape[-2:], mode="bilinear", align_corners=False)
 
     def pictures(self) -> list[tuple[str, Image.Image]]:
-        """One picture an image."""
+        """One picture per image."""
         drawn = []
         for index, (values, image) in enumerate(zip(self.upsampled(), self.images, strict=True)):
             photo = image if self.overlay else None

@@ -1,4 +1,4 @@
-"""Pages that stand alone: templates, and pictures inside them."""
+"""Self-contained pages: templates with embedded pictures."""
 
 import base64
 import io
@@ -9,22 +9,22 @@ from PIL import Image
 
 
 def data_uri(picture: Image.Image) -> str:
-    """The picture as a PNG inside a `data:` address, for a page that needs no other file."""
+    """The picture as a PNG in a `data:` URI, for a page that needs no other file."""
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def page(template: str, **given: Any) -> str:
-    """A page made of one of the templates."""
-    made = Environment(
+    """A page rendered from one of the templates."""
+    environment = Environment(
         loader=PackageLoader("opsin.results"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    return made.get_template(template).render(**given)
+    return environment.get_template(template).render(**given)
 
 
 def webp_uri(picture: Image.Image, side: int) -> str:
-    """A small WebP inside a `data:` address."""
+    """The picture, reduced to `side`, as a WebP in a `data:` URI."""
     picture = picture.copy()
     picture.thumbnail((side, side))
     buffer = io.BytesIO()
@@ -33,5 +33,5 @@ def webp_uri(picture: Image.Image, side: int) -> str:
 
 
 def escaped(text: str) -> str:
-    """A text as the value of an HTML attribute."""
+    """A text, escaped for an HTML attribute."""
     return text.replace("&", "&amp;").replace('"', "&quot;")

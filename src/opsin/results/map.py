@@ -1,4 +1,4 @@
-"""Photos laid out on a plane: what is alike lies together."""
+"""Photos laid out on a plane: similar ones are near each other."""
 
 import builtins
 import os
@@ -23,24 +23,24 @@ from opsin.results.findings import jpeg
 from opsin.results.html import page, webp_uri
 from opsin.results.result import Result
 
-# Sizes of the picture in pixels; all but the first were found by trial.
-SIDE = 2400  # the longer one
-SIDES = (160, 128, 104, 84, 68, 56)  # of thumbnails; the largest is as a scan keeps them
+# The picture, in pixels; all but the first found by trial.
+SIDE = 2400  # the longer side
+SIDES = (160, 128, 104, 84, 68, 56)  # of thumbnails; the largest is the size that a scan stores
 KEPT = 0.75  # share of the images shown at the smallest size that a larger one must still show
 MARGIN = 40
-BORDER, THIN = 4, 1  # of a thumbnail with a colour, and of one without
+BORDER, THIN = 4, 1  # borders of thumbnails with and without a colour
 COVERED = 0.1  # share of a thumbnail that another may cover
 GROUND, LINE = "#faf9f7", "#d8d3ca"  # light, of style.css
 
-ATLAS = 4096  # pixels, the side of the page's picture of all thumbnails: so its size does not grow with them
-# Six are the bright scheme of Tol: Colour Schemes, 2021; the others stand off from them on light and dark.
+ATLAS = 4096  # pixels, the most along a side of the page's sheet of all thumbnails
+# Six are the bright scheme of Tol: Colour Schemes, 2021; the others contrast with them on light and dark.
 COLOURS = "#4477aa #ee6677 #228833 #ccbb44 #66ccee #aa3377 #ee7733 #009988 #8866dd #a0703c #9acd32 #f49ac2"
 PALETTE = tuple(COLOURS.split())
 
 
 @dataclass(frozen=True)
 class Spot:
-    """An image of a map: its label, the class it is seen as, and a thumbnail as the bytes of a JPEG."""
+    """An image of a map: its label, its predicted class (`seen`), and a thumbnail as JPEG bytes."""
 
     path: str
     label: str | None
@@ -49,18 +49,18 @@ class Spot:
     thumbnail: bytes
 
     def size(self, side: int) -> tuple[int, int]:
-        """Width and height where the longer is `side`."""
+        """Width and height; the longer is `side`."""
         sides = jpeg(self.thumbnail).size
         width, height = (max(1, round(length * side / max(sides))) for length in sides)
         return width, height
 
     def drawn(self, size: tuple[int, int]) -> Image.Image:
-        """The thumbnail at a size."""
+        """The thumbnail, resized."""
         return jpeg(self.thumbnail, whole=True).resize(size, Image.Resampling.BICUBIC)
 
 
 class MapFacts(TypedDict):
-    """What `record.json` says of a map: each image's path, label, class, probability and place."""
+    """A map in `record.json`: each image's path, label, class, probability and position."""
 
     title: str
     intro: str
@@ -69,7 +69,7 @@ class MapFacts(TypedDict):
 
 @dataclass(frozen=True, eq=False)
 class Map(Result):
-    """Images with their places in a plane, in the unit of the method; the second coordinate points up."""
+    """Images with their positions in a plane, in the unit of the method; the second coordinate points up."""
 
     stored_as = MapFacts
     title: str
@@ -78,7 +78,7 @@ class Map(Result):
     spots: tuple[Spot, ...]
 
     def pictures(self) -> list[tuple[str, Image.Image]]:
-        """One picture: thumbnails at their places, without those that would cover others."""
+        """One picture: thumbnails at their positions, without those that would cover others."""
         least = len(self._laid(SIDES[-1])[1])
         boxes, shown = next(laid for laid in builtins.map(self._laid, SIDES) if len(laid[1]) >= KEPT * least)
         width, height = (boxes[:, 2:].max(0) + MARGIN).tolist()
@@ -94,7 +94,7 @@ class Map(Result):
         return [(f"{len(shown):,} of {len(boxes):,} images shown{hidden}", sheet)]
 
     def html(self) -> str:
-        """The page."""
+        """The page with embedded thumbnails."""
         return page("map.html", result=self, atlas=self._atlas(), data=self._data())
 
     def write_into(self, place: Path) -> None:
@@ -113,14 +113,14 @@ class Map(Result):
         return boxes, uncovered(boxes)
 
     def _unit(self) -> Float[np.ndarray, "n 2"]:
-        """The places with the longer extent one, from zero on, rightwards and downwards."""
+        """The positions scaled to [0, 1] along the longer extent, rightwards and downwards."""
         places = self.places.double().numpy() * (1, -1)
         low, high = places.min(0), places.max(0)
         unit: Float[np.ndarray, "n 2"] = (places - low) / (float((high - low).max()) or 1.0)
         return unit
 
     def _tile(self) -> tuple[int, int]:
-        """The side of a tile of the atlas, and how many stand in a row."""
+        """The side of a tile of the atlas, and the number of tiles per row."""
         columns = ceil(sqrt(len(self.spots)))
         return max(1, min(SIDES[0], ATLAS // columns)), columns
 
@@ -165,24 +165,24 @@ class Map(Result):
 
     @classmethod
     def _from_arrays(cls, arrays: dict[str, Tensor], facts: dict[str, Any]) -> "Map":
-        told = facts.pop("spots")
+        stored_spots = facts.pop("spots")
         paths = [os.fsdecode(path) for path in array_of_bytes(arrays, "paths").split(b"\0")]
-        data, ends = array_of_bytes(arrays, "thumbnails"), whole_numbers(arrays, "ends", len(told))
+        data, ends = array_of_bytes(arrays, "thumbnails"), whole_numbers(arrays, "ends", len(stored_spots))
         thumbnails = [data[start:end] for start, end in zip([0, *ends], ends, strict=False)]
-        if len(paths) != len(told):
-            raise InputError(f"the array 'paths' names {len(paths)} images, not {len(told)}")
+        if len(paths) != len(stored_spots):
+            raise InputError(f"the array 'paths' names {len(paths)} images, not {len(stored_spots)}")
         spots = [
             Spot(path, label, seen, probability, thumbnail)
             for path, (_, label, seen, probability, *_), thumbnail in zip(
-                paths, told, thumbnails, strict=True
+                paths, stored_spots, thumbnails, strict=True
             )
         ]
-        return cls(**facts, places=array(arrays, "places", len(told), 2), spots=tuple(spots))
+        return cls(**facts, places=array(arrays, "places", len(stored_spots), 2), spots=tuple(spots))
 
 
 def uncovered(boxes: Int[np.ndarray, "n 4"]) -> list[int]:
-    """The boxes (left, top, right, bottom), in their order, that share no more than a tenth of the smaller
-    with any before.
+    """The boxes (left, top, right, bottom), in order, that overlap no earlier one by more than a tenth of
+    the smaller box.
     """
     shown: list[int] = []
     starts, ends = boxes[:, :2], boxes[:, 2:]
@@ -195,10 +195,10 @@ def uncovered(boxes: Int[np.ndarray, "n 4"]) -> list[int]:
 
 
 def legend(names: Sequence[str | None]) -> list[tuple[str, str, int]]:
-    """The most frequent names with a colour and their number; of many names, none that stands alone."""
-    counts = sorted(Counter(name for name in names if name).items(), key=lambda one: (-one[1], one[0]))
+    """The most frequent names with colour and count; if there are many, only names of several images."""
+    counts = sorted(Counter(name for name in names if name).items(), key=lambda item: (-item[1], item[0]))
     if len(counts) > len(PALETTE):
-        counts = [one for one in counts if one[1] > 1]
+        counts = [item for item in counts if item[1] > 1]
     return [(name, colour, count) for (name, count), colour in zip(counts, PALETTE, strict=False)]
 
 
@@ -207,5 +207,5 @@ def _as_bytes(data: bytes) -> Tensor:
 
 
 def _readable(path: str) -> str:
-    """A path as text, also where it is no UTF-8."""
+    """A path as text, even if it is not UTF-8."""
     return path.encode("utf-8", "backslashreplace").decode()

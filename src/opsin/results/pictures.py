@@ -1,4 +1,4 @@
-"""Pictures that a technique made, with what it measured on the way."""
+"""Pictures made by a technique, with its measurements."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -19,7 +19,7 @@ from opsin.results.result import Result, equal, plain
 
 
 class PicturesFacts(TypedDict):
-    """What `record.json` says of pictures besides: each one's group, caption and whether it was made."""
+    """Pictures in `record.json`: each one's group, caption and whether it was made."""
 
     panels: list[tuple[str, str, bool]]
     film: bool
@@ -28,9 +28,9 @@ class PicturesFacts(TypedDict):
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """An image in [0, 1] with a caption; `group` is what several pictures share.
+    """An image in [0, 1] with a caption; several pictures may share a `group`.
 
-    A picture was `made` by the technique, or was given to it and stands beside for comparison.
+    A picture was `made` by the technique, or was its input and is shown for comparison.
     """
 
     group: str
@@ -53,9 +53,9 @@ class Picture:
 class Pictures(Result):
     """Images that were made, with captions, in groups.
 
-    `numbers` are what was measured on the way (the score by step, an error a layer). `state` holds what
-    is needed to go on climbing: see `opsin.resume`. `stopped` says where the climb was ended before its last
-    step; it is empty where it came to its end. The `made` panels of a `film` are its frames.
+    `numbers` are measurements (the score per step, an error per layer). `state` is what `opsin.resume` needs
+    to continue the optimisation. `stopped` says where that was stopped early; it is empty if it was finished.
+    If it is a `film`, the made pictures are its frames.
     """
 
     stored_as = PicturesFacts
@@ -71,14 +71,14 @@ class Pictures(Result):
 
     @property
     def images(self) -> Float[Tensor, "n 3 h w"]:
-        """What was made, one tensor. Raises `InputError` where the pictures are of several sizes."""
+        """The made pictures as one tensor. Raises `InputError` if they differ in size."""
         made = [panel.image for panel in self.panels if panel.made]
         if len(sizes := {image.shape for image in made}) > 1:
-            raise InputError(f"pictures of {len(sizes)} different sizes do not fit one tensor: use `panels`")
+            raise InputError(f"pictures of {len(sizes)} sizes do not fit into one tensor: use `panels`")
         return torch.stack(made)
 
     def pictures(self) -> list[tuple[str, Image.Image]]:
-        """One picture an image."""
+        """One picture per image."""
         return [(f"{p.group} {p.caption}".strip(), colour.photo(p.image)) for p in self.panels]
 
     def _arrays(self) -> dict[str, Tensor]:
@@ -94,7 +94,7 @@ class Pictures(Result):
         }
 
     def write_into(self, place: Path) -> None:
-        """Write the files of `save`, and of a film `animation.webp`."""
+        """Write the files of `save`, and `animation.webp` for a film."""
         super().write_into(place)
         if self.film:
             with storing():

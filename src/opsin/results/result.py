@@ -1,4 +1,4 @@
-"""What a technique returns: frozen data that draws, saves and loads itself."""
+"""The results of techniques: frozen data that can draw, save and load itself."""
 
 import html
 from abc import ABC, abstractmethod
@@ -21,7 +21,7 @@ from opsin.results.html import data_uri
 
 
 class Stored(TypedDict):
-    """What `record.json` says of any result."""
+    """The fields of `record.json` that all results have."""
 
     kind: str
     record: NotRequired[Record | None]
@@ -31,7 +31,7 @@ class Stored(TypedDict):
 class Result(ABC):
     """Data with the record of how it was made.
 
-    `stored_as` is the shape of what a kind of result keeps in `record.json` besides kind and record.
+    `stored_as` is the shape of a result's fields in `record.json` besides `kind` and `record`.
     """
 
     kinds: ClassVar[dict[str, type["Result"]]] = {}
@@ -53,26 +53,26 @@ class Result(ABC):
         """The result as pictures, each with a caption."""
 
     def not_finite(self) -> list[str]:
-        """Which of its arrays hold NaN or infinite numbers, by name."""
+        """The names of its arrays that hold NaN or infinite numbers."""
         return [name for name, values in self._arrays().items() if not values.isfinite().all()]
 
     def _arrays(self) -> dict[str, Tensor]:
-        """What was computed, by the names that a reader knows it by."""
+        """The computed arrays, by names for readers."""
         return self._to_arrays()[0]
 
     @abstractmethod
     def _to_arrays(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Arrays and JSON facts of the shape `stored_as`, from which `_from_arrays` makes the same value."""
+        """Arrays and JSON facts of the shape `stored_as`, from which `_from_arrays` makes it again."""
 
     @classmethod
     @abstractmethod
     def _from_arrays(cls, arrays: dict[str, Tensor], facts: dict[str, Any]) -> "Result":
-        """Raises `InputError` where the arrays do not fit."""
+        """The inverse of `_to_arrays`. Raises `InputError` if the arrays do not fit."""
 
     def save(self, folder: str | Path) -> Path:
-        """Write pictures (PNG, of findings JPEG), raw arrays (`values.npz`) and `record.json` into `folder`.
+        """Write pictures (PNG; JPEG for findings), raw arrays (`values.npz`) and `record.json` into `folder`.
 
-        All files are written or none. Raises `InputError` where the folder cannot be written, or holds
+        All files are written or none. Raises `InputError` if the folder cannot be written, or holds
         something that Opsin did not write.
         """
         with writing(folder) as place:
@@ -86,13 +86,17 @@ class Result(ABC):
         self.write_data(place)
 
     def write_data(self, place: Path, *, compress: bool = True) -> None:
-        """Write what `load` reads into an existing folder, without pictures."""
+        """Write the files that `load` reads into an existing folder, without pictures."""
         arrays, facts = self._to_arrays()
-        about = {"kind": type(self).__name__, **facts, "record": asdict(self.record) if self.record else None}
+        record = {
+            "kind": type(self).__name__,
+            **facts,
+            "record": asdict(self.record) if self.record else None,
+        }
         save = np.savez_compressed if compress else np.savez
         with storing():
             save(place / VALUES, **cast("Any", {k: v.numpy() for k, v in arrays.items()}))
-            (place / RECORD).write_text(as_json(about), "utf-8")
+            (place / RECORD).write_text(as_json(record), "utf-8")
 
     def _draw_into(self, place: Path) -> None:
         for index, (_, picture) in enumerate(self.pictures()):
@@ -102,28 +106,28 @@ class Result(ABC):
     def load(folder: str | Path) -> "Result":
         """The result that `save` wrote into `folder`, equal to it.
 
-        The folder may come from anybody: what is in it is read as data. Raises `InputError`, naming file and
-        fault, where it holds no result or a damaged one.
+        The folder is untrusted and read as data only. Raises `InputError`, naming file and fault, if it
+        holds no result or a damaged one.
         """
-        place = Path(folder)
-        if not (place / RECORD).exists():
-            raise InputError(f"{place} holds no {RECORD}: not a saved result")
-        kind = read_json(place / RECORD, Stored)["kind"]
+        path = Path(folder)
+        if not (path / RECORD).exists():
+            raise InputError(f"{path} holds no {RECORD}: not a saved result")
+        kind = read_json(path / RECORD, Stored)["kind"]
         if kind not in Result.kinds:  # each kind is known once its module is imported
             from opsin.results import findings, gallery, heatmap, map, pictures  # noqa: F401, PLC0415
         if kind not in Result.kinds:
-            inner = sorted(str(path.parent) for path in place.rglob(f"*/{VALUES}"))
+            inner = sorted(str(file.parent) for file in path.rglob(f"*/{VALUES}"))
             if not inner:
-                raise InputError(f"{place / RECORD} is damaged: {kind!r} is not a kind of result")
-            raise InputError(f"{place} holds several results; load one of them: {', '.join(inner[:6])}")
-        stored = read_json(place / RECORD, Stored)
-        facts: dict[str, Any] = read_json(place / RECORD, Result.kinds[kind].stored_as)
-        own = {name: fact for name, fact in facts.items() if name not in Stored.__annotations__}
-        arrays = read_arrays(place / VALUES)
+                raise InputError(f"{path / RECORD} is damaged: {kind!r} is not a kind of result")
+            raise InputError(f"{path} holds several results, load one of: {', '.join(inner[:6])}")
+        stored = read_json(path / RECORD, Stored)
+        facts: dict[str, Any] = read_json(path / RECORD, Result.kinds[kind].stored_as)
+        kept_facts = {name: fact for name, fact in facts.items() if name not in Stored.__annotations__}
+        arrays = read_arrays(path / VALUES)
         try:
-            return Result.kinds[kind]._from_arrays(arrays, {**own, "record": stored.get("record")})
+            return Result.kinds[kind]._from_arrays(arrays, {**kept_facts, "record": stored.get("record")})
         except InputError as error:
-            raise InputError(f"{place / VALUES} does not fit its {RECORD}: {error}") from error
+            raise InputError(f"{path / VALUES} does not fit its {RECORD}: {error}") from error
 
     def _repr_html_(self) -> str:
         title = html.escape(self.record.technique if self.record else type(self).__name__)
@@ -136,13 +140,13 @@ class Result(ABC):
 
 
 def plain(values: Tensor) -> Tensor:
-    """On the CPU, without a graph, in a dtype that NumPy has."""
-    values = values.detach().cpu().contiguous().clone()  # not the network's or the caller's own
+    """A copy on the CPU, without a graph, in a dtype that NumPy has."""
+    values = values.detach().cpu().contiguous().clone()  # not shared with the network or the caller
     return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
 
 
 def equal(a: Any, b: Any) -> bool:
-    """Whether two values are equal, numbers to the bit and NaN to NaN."""
+    """Whether two values are equal, numbers exactly and NaN equal to NaN."""
     if isinstance(a, Tensor) and isinstance(b, Tensor):
         return (
             a.dtype == b.dtype

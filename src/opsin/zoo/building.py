@@ -1,4 +1,4 @@
-"""Networks built with published, random or own weights."""
+"""Networks built with published, random or the user's own weights."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -26,12 +26,12 @@ def available(family: str) -> list[str]:
 def built(
     name: str, build: Callable[[bool], nn.Module], weights: str | Path | None, *, fetched: bool = True
 ) -> nn.Module:
-    """The network with published, random or own weights; the published ones may have to be fetched."""
+    """The network with published, random or own weights; `fetched` if the published ones are downloaded."""
     if weights is None:
         try:
             return build(True).eval()
         except Exception as error:
-            offline = "; with no connection give a file of them as its weights, or 'random' for random ones"
+            offline = "; without a connection pass a weights file, or 'random' for random weights"
             raise NetworkError(
                 f"the weights of {name} cannot be loaded ({type(error).__name__}: {fault(error)})"
                 f"{offline if fetched else ''}"

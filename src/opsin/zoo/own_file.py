@@ -16,7 +16,7 @@ from opsin.zoo.timm import from_timm
 
 
 def open_file(name: str, weights: str | Path | None) -> Model:
-    """What a function in the user's file makes; the file is run."""
+    """The model returned by a function in the user's file, which is run."""
     file, factory = name.rsplit(":", 1)
     path = Path(file)
     if not os.path.isfile(path):  # noqa: PTH113 (does not raise on a name that no file can have)
@@ -25,20 +25,20 @@ def open_file(name: str, weights: str | Path | None) -> Model:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    sys.path.insert(0, str(path.parent.absolute()))  # the file may import its neighbours
+    sys.modules[spec.name] = module  # dataclasses look up their module
+    sys.path.insert(0, str(path.parent.absolute()))  # the file may import modules beside it
     try:
         spec.loader.exec_module(module)
-        made = getattr(module, factory, None)
-        if not callable(made):
+        make_model = getattr(module, factory, None)
+        if not callable(make_model):
             public = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
             raise unknown("factory", factory, public, f" in {file}")
-        model = made()
+        model = make_model()
     except InputError:
         raise
-    except (Exception, SystemExit) as error:  # an interrupt goes on
-        said = shortened(" ".join(str(error).split()))
-        raise NetworkError(f"{name} failed: {type(error).__name__}: {said}") from error
+    except (Exception, SystemExit) as error:  # an interrupt passes
+        message = shortened(" ".join(str(error).split()))
+        raise NetworkError(f"{name} failed: {type(error).__name__}: {message}") from error
     finally:
         with suppress(ValueError):  # the file may have changed it
             sys.path.remove(str(path.parent.absolute()))
@@ -50,7 +50,7 @@ def open_file(name: str, weights: str | Path | None) -> Model:
             "size=...), as only you know the preprocessing"
         )
     if weights == "random":
-        raise InputError(f"{name} makes its own weights: 'random' is for networks that are known by name")
+        raise InputError(f"{name} creates its own weights: 'random' is only for networks by name")
     if weights is not None:
         fill(model.network, weights, name)
     return model

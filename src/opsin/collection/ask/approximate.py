@@ -1,4 +1,4 @@
-"""Nearest vectors by an index of Lance's: near, but not always the nearest."""
+"""Nearest vectors by a Lance index: approximate, so some of the nearest may be missing."""
 
 from pathlib import Path
 from typing import Literal
@@ -15,36 +15,38 @@ from opsin.collection.store.tables import IMAGES, feature_column
 
 Metric = Literal["cosine", "euclidean"]
 LEAST_INDEXED = 4096  # rows; fewer are searched faster without an index
-PROBES, REFINED = 32, 16  # lists of the index that are looked through; candidates for one answer
+PROBES, REFINED = 32, 16  # lists of the index that are searched; candidates per answer
 LANCE_METRICS = {"cosine": "cosine", "euclidean": "L2"}
 
 
 def indexed(
     collection: Collection, queries: Float[Tensor, "q d"], k: int, layer: int, metric: Metric
 ) -> Nearest:
-    """The answer of Lance's index, which is built where the features that there are now have none."""
-    column, order = feature_column(layer), collection.ids()
-    by_id = order.argsort()
+    """The answer of Lance's index, which is built first if the column has none yet."""
+    column, ids = feature_column(layer), collection.ids()
+    id_order = ids.argsort()
     rows, distances = [], []
     with collection.reading(IMAGES) as table:
         assert table is not None
         _build_index(collection.folder, table, column, metric)
         for query in queries:
-            asked = {"column": column, "q": query.numpy(), "k": k, "metric": LANCE_METRICS[metric]}
-            found = table.to_table(
-                columns=["id", "_distance"], nearest={**asked, "nprobes": PROBES, "refine_factor": REFINED}
+            search = {"column": column, "q": query.numpy(), "k": k, "metric": LANCE_METRICS[metric]}
+            neighbours = table.to_table(
+                columns=["id", "_distance"], nearest={**search, "nprobes": PROBES, "refine_factor": REFINED}
             )
-            places = by_id[order.searchsorted(found["id"].to_numpy(), sorter=by_id)]
-            away = torch.tensor(found["_distance"].to_numpy(), dtype=torch.float64)
-            missing = (0, k - len(places))
-            rows.append(torch.nn.functional.pad(torch.tensor(places), missing, value=-1))
-            distances.append(torch.nn.functional.pad(away, missing, value=torch.inf))
-    away = torch.stack(distances)
-    return Nearest(torch.stack(rows), away if metric == "cosine" else away.clamp(min=0).sqrt())
+            row_indices = id_order[ids.searchsorted(neighbours["id"].to_numpy(), sorter=id_order)]
+            from_query = torch.tensor(neighbours["_distance"].to_numpy(), dtype=torch.float64)
+            missing = (0, k - len(row_indices))
+            rows.append(torch.nn.functional.pad(torch.tensor(row_indices), missing, value=-1))
+            distances.append(torch.nn.functional.pad(from_query, missing, value=torch.inf))
+    from_queries = torch.stack(distances)
+    return Nearest(
+        torch.stack(rows), from_queries if metric == "cosine" else from_queries.clamp(min=0).sqrt()
+    )
 
 
 def _build_index(folder: Path, table: lance.LanceDataset, column: str, metric: Metric) -> None:
-    """Give a column the index that is asked for, where it has none and is long enough to need one."""
+    """Build the index of this metric, unless it exists or the column is too short to need one."""
     name, count = f"{column}_{metric}", table.count_rows()
     known = {index.name for index in table.describe_indices()}
     if count < LEAST_INDEXED or name in known:
@@ -52,7 +54,7 @@ def _build_index(folder: Path, table: lance.LanceDataset, column: str, metric: M
     width = table.schema.field(column).type.list_size
     try:
         for other in known & {f"{column}_{other}" for other in LANCE_METRICS}:
-            table.drop_index(other)  # Lance uses but one index of a column
+            table.drop_index(other)  # Lance uses only one index per column
         parts = next(d for d in (16, 8, 4, 2, 1) if width % d == 0)
         table.create_index(
             column,

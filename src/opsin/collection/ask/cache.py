@@ -1,9 +1,9 @@
-"""Where coarse matrices are kept.
+"""Where coarse matrices are cached.
 
-The file lies in the user's own cache directory and never in the collection, which may come from somebody
-else: a wrong matrix would give wrong neighbours without a word. It is kept under the name of the collection's
-folder and of its data files with their sizes and times, of which one (ctime) cannot be set. When these change
-it is made anew, and the old one is deleted.
+The file is in the user's own cache directory and never in the collection, which may come from somebody
+else: a wrong matrix would silently give wrong neighbours. Its name is a hash of the collection's folder and
+of its data files with their sizes and times, one of which (ctime) cannot be set. When these change, the
+matrix is computed again and the old one deleted.
 """
 
 import os
@@ -23,20 +23,20 @@ from opsin.collection.ask.coarse import Coarse
 from opsin.collection.store.store import Collection
 from opsin.collection.store.tables import IMAGES
 
-MAPPED = 4  # coarse matrices that are kept mapped into memory
+MAPPED = 4  # coarse matrices kept mapped into memory
 WHERE = "folder.txt"
 
 
 def kept(collection: Collection, name: str) -> Path:
-    """Where the rounded features of a collection are kept, as it is now."""
-    place = collection.folder.resolve()
+    """The cache path of the rounded features of a collection in its current state."""
+    source = collection.folder.resolve()
     with collection.reading(IMAGES) as table:
         assert table is not None
-        told = [str(table.version)]
+        lines = [str(table.version)]
         for path in sorted(file.path for part in table.get_fragments() for file in part.data_files()):
-            about = (place / IMAGES / "data" / path).stat()
-            told.append(f"{path} {about.st_size} {about.st_mtime_ns} {about.st_ctime_ns}")
-    folder, state = (sha256(os.fsencode(text)).hexdigest()[:32] for text in (str(place), "\n".join(told)))
+            stat = (source / IMAGES / "data" / path).stat()
+            lines.append(f"{path} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}")
+    folder, state = (sha256(os.fsencode(text)).hexdigest()[:32] for text in (str(source), "\n".join(lines)))
     return user_cache_path("opsin") / "collections" / folder / state / name
 
 
@@ -46,18 +46,18 @@ def make(place: Path, parts: Iterator[Float[Tensor, "m d"]], width: int, folder:
     try:
         state.mkdir(parents=True, exist_ok=True)
         (state.parent / WHERE).write_bytes(os.fsencode(folder.resolve()))
-        shutil.rmtree(place, ignore_errors=True)  # a damaged one
+        shutil.rmtree(place, ignore_errors=True)  # it may be damaged
         with tempfile.TemporaryDirectory(dir=state, ignore_cleanup_errors=True) as fresh:
             Coarse.write(Path(fresh), parts, width)
             Path(fresh).rename(place)
     except OSError as error:
-        if not place.is_dir():  # nor has another search made it meanwhile
+        if not place.is_dir():  # another search may have written it meanwhile
             raise InputError(f"cannot write to {state}: {error.strerror or error}") from error
     _delete_stale(state)
 
 
 def _delete_stale(state: Path) -> None:
-    """Delete what the cache holds of earlier states of this collection, and of collections that are gone."""
+    """Delete cached matrices of earlier states of this collection and of deleted collections."""
     stale = [other for other in state.parent.iterdir() if other.is_dir() and other != state]
     for where in state.parent.parent.glob(f"*/{WHERE}"):
         if not os.path.lexists(os.fsdecode(where.read_bytes())):
@@ -68,5 +68,5 @@ def _delete_stale(state: Path) -> None:
 
 @lru_cache(MAPPED)
 def mapped(place: Path) -> Coarse:
-    """A coarse matrix, kept mapped from one search to the next."""
+    """A coarse matrix, kept mapped between searches."""
     return Coarse(place)

@@ -1,4 +1,4 @@
-"""A collection laid out in two dimensions: what is alike to a network lies near each other."""
+"""A collection laid out in two dimensions: images that are similar to a network are near each other."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,10 +25,10 @@ PAPERS: Mapping[Method, str] = {
     "pca": "Pearson: On Lines and Planes of Closest Fit to Systems of Points in Space, 1901",
 }
 SAID: Mapping[Method, str] = {"tsne": "t-SNE", "pca": "the first two principal components"}
-COMPONENTS = 50  # of the principal component analysis before t-SNE; the paper takes 30
-PERPLEXITY = 30.0  # of t-SNE, less where there are few images
-FEWEST = 10  # images for t-SNE: of fewer it makes places that mean nothing, found by trial
-ALIKE = 1e-6  # directions that differ by no more in any channel are the same but for rounding
+COMPONENTS = 50  # principal components before t-SNE; the paper takes 30
+PERPLEXITY = 30.0  # of t-SNE; less if there are few images
+FEWEST = 10  # images for t-SNE: positions of fewer mean nothing, found by trial
+ALIKE = 1e-6  # directions that differ by no more in any channel are equal up to rounding
 SPREAD = 1e-4  # standard deviation of the first coordinate where t-SNE starts, scikit-learn's own
 
 
@@ -40,16 +40,16 @@ def map(
     most: int = 2000,
     seed: int = 0,
 ) -> Map:
-    """Lay the images of a collection out in a plane, so that those alike in a layer's features lie near.
+    """Lay the images of a collection out in a plane: images with similar features at a layer are near.
 
     The pooled features f are normalised, f / |f|, so that distances are those of their directions (the
-    square is twice the cosine distance). By `pca` the places are their first two principal components; by
-    `tsne` their first 50 go through t-SNE with perplexity 30, or a third of the other images where these
-    are few; fewer than ten lie by principal components. By default the layer is the collection's first.
-    A random sample is laid out where there are more than `most` images. Labels that are a class's index or
+    square is twice the cosine distance). `pca` takes their first two principal components; `tsne` runs
+    t-SNE on the first 50, with perplexity 30, or a third of the number of other images if that is less;
+    fewer than ten images are laid out by principal components. `layer` defaults to the collection's first.
+    If there are more than `most` images, a random sample is laid out. Labels that are a class's index or
     WordNet number are shown with its name.
 
-    Raises `InputError` on fewer than two images, `NetworkError` on features that are no finite numbers.
+    Raises `InputError` on fewer than two images, `NetworkError` if features are NaN or infinite.
     Departs from the t-SNE paper: neighbours and repulsion are approximated (van der Maaten: Accelerating
     t-SNE using Tree-Based Algorithms, 2014), and it starts from the first two components, not at random.
     """
@@ -72,7 +72,7 @@ def map(
     settings = {"layer": layer, "method": method, "most": most, "seed": seed}
     return Map(
         f"{len(chosen):,} images as {collection.about.model['name']} sees them",
-        f"What lies near each other is alike in the features at {layer}, laid out by {SAID[method]}.",
+        f"Images near each other have similar features at {layer}, laid out by {SAID[method]}.",
         torch.from_numpy(places),
         spots,
         record=record(collection, "map", PAPERS[method], settings, notes),
@@ -80,11 +80,11 @@ def map(
 
 
 def laid_out(features: Float[np.ndarray, "n c"], method: Method, seed: int) -> Float[np.ndarray, "n 2"]:
-    """Places of features in the plane; by one thread, so that the bits do not depend on their number."""
+    """Positions of features in the plane; one thread, so that results do not depend on the thread count."""
     lengths = np.linalg.norm(features, axis=1, keepdims=True)
     units = features / np.where(lengths > 0, lengths, 1)
     if np.abs(units - units[0]).max() <= ALIKE:
-        note("all features have the same direction: the images lie at one place")
+        note("all features have the same direction: all images are at one position")
         return np.zeros((len(units), 2), np.float32)
     if method == "tsne" and len(units) < FEWEST:
         note(f"{len(units)} images are too few for t-SNE: laid out by {SAID['pca']}")
@@ -116,6 +116,6 @@ def _spot(collection: Collection, row: Row) -> Spot:
     if label and names and (label.isdecimal() or WNID.fullmatch(label)):
         index = truth(label, names)
         label = label if index is None else f"{collection.label(index)} ({label})"
-    seen = collection.label(row.classes[0]) if row.classes else None
+    prediction = collection.label(row.classes[0]) if row.classes else None
     probability = row.probabilities[0] if row.probabilities else None
-    return Spot(row.path, label, seen, probability, row.thumbnail)
+    return Spot(row.path, label, prediction, probability, row.thumbnail)

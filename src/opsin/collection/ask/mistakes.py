@@ -18,7 +18,7 @@ from opsin.registry.catalogue import get
 from opsin.results.findings import Findings, Shot, Table
 
 PAPER = "Selvaraju et al.: Grad-CAM, 2017 (arXiv:1610.02391), section 6.1: analysing failure modes"
-MOST_ROWS = 25  # of a table of confusions
+MOST_ROWS = 25  # in the table of confusions
 MATRIX = 20  # classes up to which the whole confusion matrix is shown
 NEAREST = 4
 
@@ -26,14 +26,14 @@ NEAREST = 4
 def mistakes(
     model: Model, collection: Collection | str | Path, *, count: int = 12, layer: str | None = None
 ) -> Findings:
-    """What a collection's images with labels are taken for: accuracy, confusions, the most confident errors.
+    """Accuracy, confusions and the most confident errors on a collection's labelled images.
 
-    An image is an error where the most probable class is not its label's. Each of the `count` errors of the
-    highest probability is shown with Grad-CAM for its label's and for the predicted class, and with the
-    nearest images in the features of `layer`.
+    An image is an error if its most probable class is not its label's class. The `count` errors of highest
+    probability are shown with Grad-CAM for the label's class and the predicted class, and with the nearest
+    images in the features of `layer`.
 
     A label is a class's name, one of its synonyms, its index, or its WordNet number. Raises `InputError`
-    where no label is a class, and on a collection of another network.
+    if no label names a class, and on a collection of another network.
     """
     collection = opened(collection)
     collection.check(model)
@@ -51,7 +51,7 @@ def mistakes(
                 right["top-5"] += truth[id] in classes
                 if classes[0] != truth[id]:
                     errors.append((probabilities[0], id))
-        errors = sorted(errors, key=lambda one: (-one[0], one[1]))[:count]
+        errors = sorted(errors, key=lambda error: (-error[0], error[1]))[:count]
         total = sum(confusion.values())
         if not total:
             raise InputError(f"no image of {collection.folder} has both a label and a class")
@@ -67,20 +67,20 @@ def mistakes(
             {"label": model.label(a), "seen as": model.label(b), "images": n} for (a, b), n in wrong
         ],
     }
-    made = record(collection, "mistakes", PAPER, settings, notes)
+    result_record = record(collection, "mistakes", PAPER, settings, notes)
     return Findings(
         f"Right on {accuracy['top-1']:.1%} of {total:,} images",
         f"The label is among the five most probable classes on {accuracy['top-5']:.1%}. Below, what is "
-        f"confused with what, and the errors that the network is surest of with what is near at {layer}.",
+        f"confused with what, and the most confident errors, with the nearest images at {layer}.",
         tuple(shots),
         tuple(_tables(model, confusion, wrong)),
         facts,
-        record=made,
+        record=result_record,
     )
 
 
 def truths(collection: Collection, model: Model) -> dict[int, int]:
-    """The class that each image's label stands for, by id. Notes the labels that stand for none."""
+    """The class that each image's label names, by id. Notes the labels that name none."""
     labels = collection.labels()
     if not labels:
         raise InputError(
@@ -95,18 +95,20 @@ def truths(collection: Collection, model: Model) -> dict[int, int]:
             f"none of the labels is a class of {model.name}: {', '.join(map(repr, unknown[:5]))}"
         )
     if unknown:
-        note(f"{CAUTION}labels that are not classes are ignored: {', '.join(map(repr, unknown[:20]))}")
+        note(f"{CAUTION}ignored labels that name no class: {', '.join(map(repr, unknown[:20]))}")
     return {id: index for id, label in labels.items() if (index := known[label]) is not None}
 
 
 def _tables(
     model: Model, confusion: Counter[tuple[int, int]], wrong: list[tuple[tuple[int, int], int]]
 ) -> list[Table]:
-    classes = sorted({one for pair in confusion for one in pair})
-    of = Counter[int]()
+    classes = sorted({label for pair in confusion for label in pair})
+    totals = Counter[int]()
     for (label, _), n in confusion.items():
-        of[label] += n
-    rows = tuple((model.label(a), model.label(b), n, f"{n / of[a]:.0%}") for (a, b), n in wrong[:MOST_ROWS])
+        totals[label] += n
+    rows = tuple(
+        (model.label(a), model.label(b), n, f"{n / totals[a]:.0%}") for (a, b), n in wrong[:MOST_ROWS]
+    )
     columns = ("label", "seen as", "images", "of the label's")
     tables = [Table("What is confused with what", columns, rows)] if wrong else []
     if len(classes) <= MATRIX:
@@ -122,27 +124,30 @@ def _tables(
 def _shown(
     model: Model, collection: Collection, layer: str, truth: dict[int, int], ids: list[int]
 ) -> list[Shot]:
-    """Each error with its maps and its nearest images."""
+    """Shots of each error: its maps and its nearest images."""
     rows = collection.with_ids(ids)
     order = collection.ids().tolist()
     shots = []
-    for id in steps([one for one in ids if one in rows], len(rows), "mistakes"):
-        row, place = rows[id], order.index(id)
+    for id in steps([id for id in ids if id in rows], len(rows), "mistakes"):
+        row, row_index = rows[id], order.index(id)
         title = f"{row.name}: {model.label(truth[id])}"
         try:
             photo = collection.photo(row, model)[None]
         except InputError as error:
             note(f"{CAUTION}{error}")
             continue
-        for target, said in ((truth[id], "why it could be the label"), (row.classes[0], "why it is seen as")):
+        for target, reason in (
+            (truth[id], "why it could be the label"),
+            (row.classes[0], "why it is seen as"),
+        ):
             ((_, picture),) = get("grad_cam").run(model, photo, target=target).pictures()
             name = model.label(target)
             chance = f", {row.probabilities[0]:.0%}" if target == row.classes[0] else ""
-            shots.append(Shot.of(title, f"{said} {name}{chance}", picture, lead=True))
+            shots.append(Shot.of(title, f"{reason} {name}{chance}", picture, lead=True))
         near = nearest(
-            collection, torch.from_numpy(collection.features(layer, [place])), NEAREST + 1, layer=layer
+            collection, torch.from_numpy(collection.features(layer, [row_index])), NEAREST + 1, layer=layer
         )
-        others = [one for one in near.rows[0].tolist() if one not in (place, -1)][:NEAREST]
+        others = [index for index in near.rows[0].tolist() if index not in (row_index, -1)][:NEAREST]
         for other in collection.rows(others):
             shots.append(Shot(title, f"nearby: {seen_as(collection, other)}", other.thumbnail))
     return shots

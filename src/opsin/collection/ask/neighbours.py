@@ -37,11 +37,10 @@ def neighbours(
     index: bool = False,
     names: Sequence[str] | None = None,
 ) -> Findings:
-    """The images of a collection nearest to photos in a layer's pooled features: f = mean over positions.
+    """The images of a collection nearest to photos in a layer's pooled features f (mean over positions).
 
-    The distance is 1 - cos(f, f') or |f - f'|, the search exact unless an `index` is asked for, or needed
-    because the features have outgrown the memory. By default the layer is the collection's first. `names`
-    are the photos' headings.
+    The distance is 1 - cos(f, f') or |f - f'|. The search is exact unless `index` is set, or the features do
+    not fit into memory. `layer` defaults to the collection's first. `names` are the photos' headings.
 
     Raises `InputError` on a collection of another network, layer or preprocessing.
     """
@@ -52,22 +51,26 @@ def neighbours(
     layer = collection.about.layers[collection.layer(layer)].name
     titles = headings(names or [f"photo {i}" for i in range(len(photos))])
     if len(titles) != len(photos):
-        raise InputError(f"{len(titles)} names for {len(photos)} photos")
+        raise InputError(f"{len(titles)} names for {len(photos)} photos: give one name per photo")
     with noting() as notes:
-        found = nearest(collection, pooled(model, photos, layer), k, layer=layer, metric=metric, index=index)
+        nearest_rows = nearest(
+            collection, pooled(model, photos, layer), k, layer=layer, metric=metric, index=index
+        )
     shots, facts = [], []
-    for title, photo, places, distances in zip(titles, photos, found.rows, found.distances, strict=True):
+    for title, photo, row_indices, distances in zip(
+        titles, photos, nearest_rows.rows, nearest_rows.distances, strict=True
+    ):
         shots.append(Shot.of(title, "the photo", colour.photo(photo), lead=True))
-        kept = places[places >= 0].tolist()
-        rows = collection.rows(kept)
-        said = []
+        valid = row_indices[row_indices >= 0].tolist()
+        rows = collection.rows(valid)
+        listed = []
         for row, distance in zip(rows, distances.tolist(), strict=False):
             shots.append(
                 Shot(title, f"{distance:.3f}  {row.name}  {seen_as(collection, row)}", row.thumbnail)
             )
-            seen = collection.label(row.classes[0]) if row.classes else None
-            said.append({"path": row.name, "distance": distance, "label": row.label, "class": seen})
-        facts.append({"photo": title, "neighbours": said})
+            prediction = collection.label(row.classes[0]) if row.classes else None
+            listed.append({"path": row.name, "distance": distance, "label": row.label, "class": prediction})
+        facts.append({"photo": title, "neighbours": listed})
     settings = {"k": k, "layer": layer, "metric": metric, "index": index}
     return Findings(
         f"Nearest to {titles[0]}" if len(titles) == 1 else f"Nearest to {len(titles)} photos",
@@ -81,44 +84,53 @@ def neighbours(
 def leave_one_out(
     collection: Collection | str | Path, *, k: int = 10, layer: str | None = None, metric: Metric = "cosine"
 ) -> Findings:
-    """How often the label that most of an image's k nearest others have is its own.
+    """How often the most frequent label among an image's k nearest others is its own (leave-one-out k-NN).
 
-    Where labels are equally many, that of the nearest counts. Images without a label take no part.
+    Ties go to the label of the nearest image. Images without a label are left out.
 
-    Raises `InputError` where fewer than two images have one.
+    Raises `InputError` if fewer than two images have a label.
     """
     at_least(1, k=k)
     collection = opened(collection)
     layer = collection.about.layers[collection.layer(layer)].name
     labels, ids = collection.labels(), collection.ids().tolist()
-    own = [labels.get(one) for one in ids]
-    rows = [row for row, label in enumerate(own) if label is not None]
+    row_labels = [labels.get(id) for id in ids]
+    rows = [row for row, label in enumerate(row_labels) if label is not None]
     if len(rows) < 2:
         raise InputError(
-            f"{len(rows)} of {len(own)} images have a label in {collection.folder}: see `opsin scan --labels`"
+            f"{len(rows)} of {len(row_labels)} images have a label in {collection.folder}: "
+            "see `opsin scan --labels`"
         )
     values = torch.from_numpy(collection.features(layer))
     votes = {}
     with noting() as notes:
         for part in chunks(len(rows), QUERIES):
             tell("leave one out", part.start, len(rows))
-            for row, members in _others(collection, values, rows[part], own, k, layer, metric).items():
-                counts = Counter(own[one] for one in members)
-                if members:  # features that are not numbers are near to nothing
-                    votes[row] = max(members, key=lambda one: counts[own[one]])  # of equals the nearest
-    right = Counter(str(own[row]) for row, chosen in votes.items() if own[chosen] == own[row])
-    of = Counter(str(own[row]) for row in rows)
+            for row, members in _others(collection, values, rows[part], row_labels, k, layer, metric).items():
+                counts = Counter(row_labels[member] for member in members)
+                if members:  # features that hold NaN have no neighbours
+                    votes[row] = max(
+                        members, key=lambda member: counts[row_labels[member]]
+                    )  # ties: the nearest
+    right = Counter(
+        str(row_labels[row]) for row, chosen in votes.items() if row_labels[chosen] == row_labels[row]
+    )
+    totals = Counter(str(row_labels[row]) for row in rows)
     accuracy = sum(right.values()) / len(rows)
-    worst = sorted(of, key=lambda label: (right[label] / of[label], -of[label], label))[:MOST_SHOWN]
+    worst = sorted(totals, key=lambda label: (right[label] / totals[label], -totals[label], label))[
+        :MOST_SHOWN
+    ]
     table = Table(
         "The labels that are found worst",
         ("label", "images", "found"),
-        tuple((collection.named(one), of[one], f"{right[one] / of[one]:.0%}") for one in worst),
+        tuple(
+            (collection.named(label), totals[label], f"{right[label] / totals[label]:.0%}") for label in worst
+        ),
     )
     settings = {"k": k, "layer": layer, "metric": metric}
     return Findings(
         f"{accuracy:.1%} of labels are their neighbours'",
-        f"Each of {len(rows):,} labelled images is given the label that most of its {k} nearest others have, "
+        f"Each of {len(rows):,} labelled images gets the most frequent label of its {k} nearest others, "
         f"by the {metric} distance of their features at {layer}.",
         (),
         (table,),
@@ -136,13 +148,13 @@ def _others(
     layer: str,
     metric: Metric,
 ) -> dict[int, list[int]]:
-    """The k nearest labelled neighbours of each row; more are searched where some have no label."""
-    found: dict[int, list[int]] = {}
+    """The k nearest labelled others of each row; the search widens until k of them have a label."""
+    others: dict[int, list[int]] = {}
     todo, wanted = list(rows), k + 1
     while todo:
         near = nearest(collection, values[todo], wanted, layer=layer, metric=metric).rows.tolist()
-        for row, places in zip(todo, near, strict=True):
-            found[row] = [p for p in places if p not in (row, -1) and labels[p] is not None][:k]
-        todo = [row for row in todo if len(found[row]) < k and wanted < len(labels)]
+        for row, row_indices in zip(todo, near, strict=True):
+            others[row] = [p for p in row_indices if p not in (row, -1) and labels[p] is not None][:k]
+        todo = [row for row in todo if len(others[row]) < k and wanted < len(labels)]
         wanted *= 2
-    return found
+    return others

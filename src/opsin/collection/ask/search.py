@@ -1,4 +1,4 @@
-"""The nearest images of a collection: exactly where a coarse matrix fits into memory, else by an index."""
+"""The nearest images of a collection: exact if a coarse matrix fits into memory, else by an index."""
 
 from typing import get_args
 
@@ -15,7 +15,7 @@ from opsin.collection.ask.coarse import Nearest
 from opsin.collection.store.store import Collection
 from opsin.collection.store.tables import feature_column, matrix
 
-FREE_SHARE = 0.8  # of the free memory that a coarse matrix may take
+FREE_SHARE = 0.8  # share of the free memory that a coarse matrix may take
 
 
 def nearest(
@@ -29,10 +29,10 @@ def nearest(
 ) -> Nearest:
     """The images of a collection whose features are nearest, by row.
 
-    Cosine distance is 1 - cos (of zero and anything else 1), Euclidean distance |q - x|. The first search of
-    a collection rounds its features into the user's cache directory; where that would not fit into the free
-    memory, or with `index`, it builds an index of Lance's instead, whose answers are near but not always the
-    nearest: a note says so.
+    Cosine distance is 1 - cos (between zero and any other vector it is 1), Euclidean distance |q - x|. The
+    first search of a collection caches its rounded features in the user's cache directory. If they would not
+    fit into the free memory, or with `index`, it builds a Lance index instead, whose answers are approximate;
+    a note says so.
     """
     if metric not in get_args(Metric):
         raise unknown("metric", metric, get_args(Metric))
@@ -40,32 +40,32 @@ def nearest(
     number = collection.layer(layer)
     width = collection.about.layers[number].channels
     if queries.shape[1] != width:
-        raise InputError(f"queries must have {width} features, not {queries.shape[1]}")
+        raise InputError(f"queries of {queries.shape[1]} numbers: the features of this layer have {width}")
     if not (count := len(collection)):
-        raise InputError(f"{collection.folder} holds no images yet")
+        raise InputError(f"{collection.folder} holds no images yet: scan photos into it first")
 
     if index or 2 * count * width > FREE_SHARE * _free_memory():
         note(f"{CAUTION}found with an approximate index: some nearer images may be missing")
         return indexed(collection, queries.float(), k, number, metric)
 
-    def shaped(values: Tensor) -> Tensor:
+    def prepared(values: Tensor) -> Tensor:
         return directions(values) if metric == "cosine" else values
 
     def take(rows: Int[Tensor, " m"]) -> Tensor:
-        return shaped(torch.from_numpy(collection.features(layer, rows.tolist())))
+        return prepared(torch.from_numpy(collection.features(layer, rows.tolist())))
 
-    place = kept(collection, f"{feature_column(number)}-{metric}")
+    path = kept(collection, f"{feature_column(number)}-{metric}")
     try:
-        coarse = mapped(place)
-    except InputError:  # it has not been made yet, or only in part
+        coarse = mapped(path)
+    except InputError:  # it does not exist yet, or only in part
         parts = (
-            shaped(torch.from_numpy(matrix(batch.column(0), width)))
+            prepared(torch.from_numpy(matrix(batch.column(0), width)))
             for batch in collection.batches([feature_column(number)])
         )
-        make(place, parts, shaped(queries).shape[1], collection.folder)
-        coarse = mapped(place)
-    found = coarse.nearest(shaped(queries.float()), k, take)
-    return Nearest(found.rows, found.distances.square() / 2) if metric == "cosine" else found
+        make(path, parts, prepared(queries).shape[1], collection.folder)
+        coarse = mapped(path)
+    neighbours = coarse.nearest(prepared(queries.float()), k, take)
+    return Nearest(neighbours.rows, neighbours.distances.square() / 2) if metric == "cosine" else neighbours
 
 
 def _free_memory() -> int:
@@ -74,6 +74,6 @@ def _free_memory() -> int:
 
 def directions(values: Float[Tensor, "n d"]) -> Float[Tensor, "n d+1"]:
     """Vectors of length one; zero has a direction of its own, at right angles to all others."""
-    none = ~values.any(1, keepdim=True)
+    is_zero = ~values.any(1, keepdim=True)
     tiny = torch.finfo(torch.float32).tiny
-    return torch.cat([torch.nn.functional.normalize(values.float(), dim=1, eps=tiny), none.float()], 1)
+    return torch.cat([torch.nn.functional.normalize(values.float(), dim=1, eps=tiny), is_zero.float()], 1)

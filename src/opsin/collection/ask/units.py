@@ -34,9 +34,9 @@ PAPER = (
 )
 TILE = 96  # pixels, the side of a patch on the page
 GAP = 3
-KEPT = 256  # photos that are held while patches are cut from them
-PIXELS = 32  # fields up to this size are shown pixel by pixel
-GREY = (128, 128, 128)  # between patches, and where a receptive field ends beyond the photo
+KEPT = 256  # photos held in memory while patches are cut from them
+PIXELS = 32  # fields up to this size are enlarged without interpolation
+GREY = (128, 128, 128)  # between patches, and where a receptive field extends beyond the photo
 
 SAID = {"guided": "guided backpropagation", "gradient": "the plain gradient"}
 
@@ -54,17 +54,17 @@ def units(
     """The patches where each channel of a layer fires most, and what in them made it fire.
 
     A patch is the receptive field of the channel's strongest unit in an image of the collection, strongest
-    image first; beside it that unit's activation carried back to the pixels: by the deconvnet, guided
-    backpropagation or the plain gradient. `auto` is the first of these that says something of the network:
+    image first. Beside it is that unit's activation projected back to the pixels by the deconvnet, guided
+    backpropagation or the plain gradient. `auto` is the first of these that applies to the network:
     deconvnet needs max-pooling (its switches), guided backpropagation a rectifier.
 
-    With each channel stand the mean and standard deviation of its activations over all positions of all
-    images, and its sparsity, the share of positions where it is not above zero. A patch's colours are the
-    photo's; a projection is on its own scale, grey is zero.
+    Each channel is listed with the mean and standard deviation of its activations over all positions of all
+    images, and its sparsity, the share of positions where it is not above zero. A patch has the photo's
+    colours; a projection has its own scale, on which grey is zero.
 
-    Raises `InputError` on a collection of another network and an unknown channel, `NetworkError`
-    where the projection asked for needs a rectifier and there is none. Departs from the paper: one peak an
-    image, as it does, but over all of a channel's positions the strongest alone.
+    Raises `InputError` on a collection of another network or a channel that does not exist, `NetworkError`
+    if the requested projection needs a rectifier and the network has none. Departs from the paper: one peak
+    per image, as there, but only the strongest over all positions of a channel.
     """
     collection = opened(collection)
     collection.check(model)
@@ -74,47 +74,49 @@ def units(
     tally = collection.tally(layer)
     count = len(tally.values)
     chosen = list(range(count)) if channels is None else list(dict.fromkeys(channels))
-    if wrong := [one for one in chosen if not 0 <= one < count]:
+    if wrong := [index for index in chosen if not 0 <= index < count]:
         raise InputError(f"layer {layer!r} has the channels 0 to {count - 1}, not {wrong[0]}")
     with noting() as notes:
         call = model.call(layer)
-        seen = fields(model, layer) if call and call.extent and max(call.extent) > 1 else None
-        how = _projection(model, layer, projection)
+        field_grid = fields(model, layer) if call and call.extent and max(call.extent) > 1 else None
+        method = _projection(model, layer, projection)
         rows = collection.with_ids(tally.ids[chosen].unique().tolist())
         columns = collection.about.layers[collection.layer(layer)].extent[1]
-        found = [
-            _Peak(channel, rows[one], place // columns, place % columns, value)
+        peaks = [
+            _Peak(channel, rows[image_id], position // columns, position % columns, value)
             for channel in chosen
-            for one, place, value in zip(
-                *(kept[channel].tolist() for kept in (tally.ids, tally.places, tally.values)), strict=True
+            for image_id, position, value in zip(
+                *(lists[channel].tolist() for lists in (tally.ids, tally.places, tally.values)), strict=True
             )
-            if one in rows
+            if image_id in rows
         ]
-        drawn: dict[int, list[tuple[Image.Image, Image.Image | None]]] = {channel: [] for channel in chosen}
-        for peak, patch, projected in _tiles(model, collection, layer, found, seen, how):
-            drawn[peak.channel].append((patch, projected))
+        tiles_of: dict[int, list[tuple[Image.Image, Image.Image | None]]] = {
+            channel: [] for channel in chosen
+        }
+        for peak, patch, projection_tile in _tiles(model, collection, layer, peaks, field_grid, method):
+            tiles_of[peak.channel].append((patch, projection_tile))
     shots, facts = [], []
     for channel in chosen:
         numbers = {name: float(getattr(tally, name)[channel]) for name in ("mean", "deviation", "sparsity")}
         title = f"{layer}:{channel}"
-        said = ", ".join(f"{name} {value:.3g}" for name, value in numbers.items())
-        for index, kind in enumerate(("patches", how)):
-            tiles = [tile for one in drawn[channel] if (tile := one[index]) is not None]
+        statistics = ", ".join(f"{name} {value:.3g}" for name, value in numbers.items())
+        for index, kind in enumerate(("patches", method)):
+            tiles = [tile for pair in tiles_of[channel] if (tile := pair[index]) is not None]
             if tiles:
-                caption = said if not index else f"{SAID.get(kind, kind)} of each"
+                caption = statistics if not index else f"{SAID.get(kind, kind)} of each"
                 shots.append(Shot.of(title, caption, _mosaic(tiles), lead=True))
-        peaks = [
+        listed = [
             {"path": p.row.name, "row": p.y, "column": p.x, "value": p.value}
-            for p in found
+            for p in peaks
             if p.channel == channel
         ]
-        facts.append({"channel": channel, **numbers, "top": peaks})
-    sees = "the whole image" if seen is None else "{}×{} pixels".format(*_largest(seen))
-    settings = {"layer": layer, "channels": "all" if channels is None else chosen, "projection": how}
+        facts.append({"channel": channel, **numbers, "top": listed})
+    sees = "the whole image" if field_grid is None else "{}×{} pixels".format(*_largest(field_grid))
+    settings = {"layer": layer, "channels": "all" if channels is None else chosen, "projection": method}
     return Findings(
         f"What {layer} fires for",
-        f"Where each channel is strongest in {len(collection):,} images, cut to what its unit sees ({sees}); "
-        "beside it what in the patch made it fire.",
+        f"Where each channel is strongest in {len(collection):,} images, with its receptive field ({sees}); "
+        "beside it the projection: what in the patch made it fire.",
         tuple(shots),
         facts={**settings, "units": facts},
         record=record(collection, "units", PAPER, settings, notes),
@@ -132,7 +134,7 @@ class _Peak(NamedTuple):
 
 
 def _projection(model: Model, layer: str, wanted: Projection) -> Projection:
-    """The projection itself, where it is `auto` the first that says something of the network."""
+    """The projection to use; `auto` becomes the first that applies to the network."""
     if wanted not in get_args(Projection):
         raise unknown("projection", wanted, get_args(Projection))
     if wanted in ("none", "gradient"):
@@ -159,50 +161,50 @@ def _tiles(
     collection: Collection,
     layer: str,
     peaks: Sequence[_Peak],
-    seen: Fields | None,
-    how: Projection,
+    field_grid: Fields | None,
+    method: Projection,
 ) -> Iterator[tuple[_Peak, Image.Image, Image.Image | None]]:
-    """The patch and the projection of every peak, as tiles."""
+    """Each peak with its patch and its projection, as tiles."""
     opened = lru_cache(KEPT)(collection.photo)
-    size = model.size if seen is None else _largest(seen)
+    size = model.size if field_grid is None else _largest(field_grid)
     for part in chunks(len(peaks), forward_batch(model, torch.empty(1, 3, *model.size))):
         tell(f"patches of {layer}", part.start, len(peaks))
-        good = []
+        readable = []
         for peak in peaks[part]:
             try:
-                good.append((peak, opened(peak.row, model)))
+                readable.append((peak, opened(peak.row, model)))
             except InputError as error:
                 note(f"{CAUTION}{error}")
-        if not good:
+        if not readable:
             continue
-        photos = torch.stack([photo for _, photo in good])
-        projected = _projected(model, photos.to(model.device), layer, [peak for peak, _ in good], how)
-        for index, (peak, photo) in enumerate(good):
-            region = Region(0, 0, *model.size) if seen is None else seen.at(peak.y, peak.x)
+        photos = torch.stack([photo for _, photo in readable])
+        projected = _projected(model, photos.to(model.device), layer, [peak for peak, _ in readable], method)
+        for index, (peak, photo) in enumerate(readable):
+            region = Region(0, 0, *model.size) if field_grid is None else field_grid.at(peak.y, peak.x)
             patch = _tile(colour.photo(_cut(photo, region)), region, size, model.size)
             if projected is None:
                 yield peak, patch, None
             else:
-                drawn = colour.heat(_shrunk(_cut(projected[index], region), size), signed=True)
-                yield peak, patch, _tile(drawn, region, size, model.size)
+                heatmap = colour.heat(_shrunk(_cut(projected[index], region), size), signed=True)
+                yield peak, patch, _tile(heatmap, region, size, model.size)
     tell(f"patches of {layer}", len(peaks), len(peaks))
 
 
 def _projected(
-    model: Model, photos: Float[Tensor, "n 3 h w"], layer: str, peaks: Sequence[_Peak], how: Projection
+    model: Model, photos: Float[Tensor, "n 3 h w"], layer: str, peaks: Sequence[_Peak], method: Projection
 ) -> Float[Tensor, "n 3 h w"] | None:
-    """Each peak's activation, carried back to the pixels of its photo."""
-    if how == "none":
+    """Each peak's activation, projected back to the pixels of its photo."""
+    if method == "none":
         return None
-    rule = {"deconvnet": rules.deconvnet, "guided": rules.guided}.get(how)
+    rule = {"deconvnet": rules.deconvnet, "guided": rules.guided}.get(method)
     with CustomFunctions() if rule else nullcontext() as custom:
         run = model.run(photos, (layer,), start="image")
     with torch.inference_mode(False), torch.enable_grad():
         maps = as_maps(run.channels(layer))
         units = torch.stack([maps[i, peak.channel, peak.y, peak.x] for i, peak in enumerate(peaks)])
         with rules.applied(rule, [run[layer]], custom) if rule else nullcontext(), differentiating():
-            (found,) = torch.autograd.grad((units * units.detach().clamp(min=0)).sum(), run["image"])
-    return found.float().cpu()
+            (gradient,) = torch.autograd.grad((units * units.detach().clamp(min=0)).sum(), run["image"])
+    return gradient.float().cpu()
 
 
 def _cut(values: Float[Tensor, "3 h w"], region: Region) -> Float[Tensor, "3 _ _"]:
@@ -210,23 +212,23 @@ def _cut(values: Float[Tensor, "3 h w"], region: Region) -> Float[Tensor, "3 _ _
 
 
 def _shrunk(values: Float[Tensor, "3 h w"], size: tuple[int, int]) -> Float[Tensor, "3 _ _"]:
-    """A projection as large as it will be shown, so that its colours fill the scale there."""
+    """A projection at the size it is shown at, so that its colours use the whole scale there."""
     return values if max(size) <= TILE else enlarged(values[None], _scaled(values.shape[1:], size))[0]
 
 
 def _scaled(sides: Sequence[int], size: tuple[int, int]) -> tuple[int, int]:
-    """Sides in a tile that shows the largest field, of `size`."""
+    """The sides in a tile that shows the largest field, which has the given `size`."""
     first, second = (max(1, round(side * TILE / max(size))) for side in sides)
     return first, second
 
 
-def _largest(seen: Fields) -> tuple[int, int]:
+def _largest(field_grid: Fields) -> tuple[int, int]:
     """Height and width of the largest receptive field."""
-    return max(b - a for a, b in seen.rows), max(b - a for a, b in seen.columns)
+    return max(b - a for a, b in field_grid.rows), max(b - a for a, b in field_grid.columns)
 
 
 def _tile(picture: Image.Image, region: Region, size: tuple[int, int], whole: tuple[int, int]) -> Image.Image:
-    """A patch, enlarged to a tile; grey where the field ends beyond the photo."""
+    """A patch, enlarged to a tile; grey where the field extends beyond the photo."""
     height, width = _scaled(region.size, size)
     filter_ = Image.Resampling.NEAREST if max(size) <= PIXELS else Image.Resampling.BICUBIC
     tile = Image.new("RGB", _scaled(size, size)[::-1], GREY)

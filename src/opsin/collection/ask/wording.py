@@ -1,4 +1,4 @@
-"""What findings say of the collection that they are of."""
+"""The words in which findings describe their collection."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,17 +17,21 @@ def record(
     arguments: Mapping[str, Any],
     notes: Sequence[str] = (),
 ) -> Record:
-    """How something was found in a collection."""
-    told = tuple(one.encode("utf-8", "backslashreplace").decode() for one in notes)  # they may name files
-    given = {"collection": str(collection.folder), "images": len(collection), **arguments}
-    return Record(technique, paper, given, collection.about.model, versions(PACKAGES), told)
+    """The record of how a finding was made from a collection."""
+    readable_notes = tuple(
+        line.encode("utf-8", "backslashreplace").decode() for line in notes
+    )  # they may contain file names
+    all_arguments = {"collection": str(collection.folder), "images": len(collection), **arguments}
+    return Record(technique, paper, all_arguments, collection.about.model, versions(PACKAGES), readable_notes)
 
 
 def seen_as(collection: Collection, row: Row) -> str:
-    """The class that the network put an image in, with its probability, and its label where there is one."""
+    """An image's predicted class with its probability, and its label if it has one."""
     label = collection.named(row.label).split(",")[0] if row.label else ""
-    seen = collection.label(row.classes[0]).split(",")[0] if row.classes else ""
+    prediction = collection.label(row.classes[0]).split(",")[0] if row.classes else ""
     chance = f", {row.probabilities[0]:.0%}" if row.classes else ""
-    if label == seen:
+    if label == prediction:
         return f"{label}{chance}" if label else ""
-    return "; ".join([f"labelled {label}"] * bool(label) + [f"seen as {seen}{chance}"] * bool(seen))
+    return "; ".join(
+        [f"labelled {label}"] * bool(label) + [f"seen as {prediction}{chance}"] * bool(prediction)
+    )

@@ -24,15 +24,15 @@ from opsin.base.errors import InputError
 from opsin.collection.files.source import Entry, Source
 from opsin.images.photos import Frame, decoded, fitted
 
-THUMBNAIL = 160  # pixels, of the longer side
-QUALITY = 82  # of thumbnails, JPEG
-TASK = 8  # files that a worker decodes in one go
-AHEAD = 3  # tasks a worker that may lie decoded, waiting for the network
-RESTARTS = 3  # of a worker that dies; a file that kills it each time is given up
+THUMBNAIL = 160  # pixels of the longer side
+QUALITY = 82  # JPEG quality of thumbnails
+TASK = 8  # files that a worker decodes per request
+AHEAD = 3  # decoded tasks per worker that may wait for the network
+RESTARTS = 3  # of a worker that dies; a file that kills it every time is reported as unread
 
 
 class Cut(NamedTuple):
-    """How photos are cut for a network: a `Frame` that travels to other processes."""
+    """How photos are cropped for a network: a `Frame` that can be sent to other processes."""
 
     size: tuple[int, int]
     crop: float
@@ -41,12 +41,12 @@ class Cut(NamedTuple):
 
     @classmethod
     def of(cls, frame: Frame) -> "Cut":
-        """The same cut as a model's."""
+        """The crop of a model."""
         return cls(frame.size, frame.crop, frame.interpolation, frame.squash)
 
 
 class Decoded(NamedTuple):
-    """An image as the network takes it, (h, w, 3) bytes, and what is kept of the file."""
+    """An image as the network takes it, (h, w, 3) bytes, and the data that is stored of its file."""
 
     entry: Entry
     sha256: str
@@ -64,7 +64,7 @@ class Unread(NamedTuple):
 
 
 def decode(source: Source, entries: Sequence[Entry], cut: Cut) -> list[Decoded | Unread]:
-    """Read and cut files."""
+    """Read and crop files."""
     return [_decode(source, entry, cut) for entry in entries]
 
 
@@ -85,80 +85,80 @@ def _decode(source: Source, entry: Entry, cut: Cut) -> Decoded | Unread:
 def decoding(
     source: Source, entries: Iterator[Entry], cut: Cut, workers: int
 ) -> Generator[Decoded | Unread, None, None]:
-    """The entries decoded, in their order, by so many processes; never more than a few ahead.
+    """The entries decoded in order by `workers` processes, only a few ahead of the consumer.
 
-    With no workers they are decoded here. Workers that die are started again, and their files taken anew.
+    With no workers they are decoded in this process. Workers that die are restarted, and their files retried.
     """
     if not workers:
         for entry in entries:
             yield _decode(source, entry, cut)
         return
-    waiting: list[Future[list[Decoded | Unread]]] = []
-    crew = [_Worker(source, cut) for _ in range(workers)]
+    pending: list[Future[list[Decoded | Unread]]] = []
+    processes = [_Worker(source, cut) for _ in range(workers)]
     free = SimpleQueue[_Worker]()
-    for one in crew:
-        free.put(one)
+    for worker in processes:
+        free.put(worker)
 
     def work(task: Sequence[Entry]) -> list[Decoded | Unread]:
-        one = free.get()
+        worker = free.get()
         try:
-            return one.decode(task)
+            return worker.decode(task)
         finally:
-            free.put(one)
+            free.put(worker)
 
     threads = ThreadPoolExecutor(workers, "decoding")
     try:
         while True:
-            while len(waiting) < workers * AHEAD and (task := tuple(islice(entries, TASK))):
-                waiting.append(threads.submit(work, task))
-            if not waiting:
+            while len(pending) < workers * AHEAD and (task := tuple(islice(entries, TASK))):
+                pending.append(threads.submit(work, task))
+            if not pending:
                 return
-            yield from waiting.pop(0).result()
+            yield from pending.pop(0).result()
     finally:
         threads.shutdown(cancel_futures=True)
-        for one in crew:
-            one.end()
+        for worker in processes:
+            worker.end()
 
 
 class _Worker:
-    """A process that decodes, started when it is first asked and again where it died.
+    """A decoding process, started on first use and restarted if it died.
 
-    It has a pipe of its own, whose other end closes with it. In a `ProcessPoolExecutor` all write to one,
-    and one that is killed while it writes is waited for without end.
+    It has a pipe of its own, whose other end closes with it. In a `ProcessPoolExecutor` all processes share
+    one pipe, and if one is killed while it writes, the executor waits forever.
     """
 
-    starting = Lock()  # multiprocessing's list of children is no thread's own
+    starting = Lock()  # multiprocessing's list of children is shared by all threads
 
     def __init__(self, source: Source, cut: Cut) -> None:
         self.source, self.cut = source, cut
         self.process: SpawnProcess | None = None
 
     def decode(self, task: Sequence[Entry]) -> list[Decoded | Unread]:
-        """Files decoded; of those that kill the process each time it is said so."""
+        """Decode files; a file that kills the process every time is returned as `Unread`."""
         for _ in range(1 + RESTARTS):
             try:
                 return self._ask(task)
             except (EOFError, OSError):
                 self.end()
         if len(task) > 1:
-            return [found for entry in task for found in self.decode([entry])]
-        return [Unread(task[0].path, f"{task[0].path} cannot be read: the process that decodes it dies")]
+            return [result for entry in task for result in self.decode([entry])]
+        return [Unread(task[0].path, f"{task[0].path} cannot be read: the decoding process crashes on it")]
 
     def _ask(self, task: Sequence[Entry]) -> list[Decoded | Unread]:
         if self.process is None:
             context = get_context("spawn")
-            self.pipe, theirs = context.Pipe()
-            with theirs, self.starting, _without_main():
+            self.pipe, child_pipe = context.Pipe()
+            with child_pipe, self.starting, _without_main():
                 self.process = context.Process(
-                    target=_serve, args=(theirs, self.source, self.cut), daemon=True
+                    target=_serve, args=(child_pipe, self.source, self.cut), daemon=True
                 )
                 self.process.start()
         self.pipe.send(task)
-        found: list[Decoded | Unread] = self.pipe.recv()
-        return found
+        results: list[Decoded | Unread] = self.pipe.recv()
+        return results
 
     def end(self) -> None:
-        """Let the process go."""
+        """End the process."""
         if self.process is not None:
             self.pipe.close()
             with self.starting:
@@ -167,7 +167,7 @@ class _Worker:
 
 
 def _serve(pipe: Connection, source: Source, cut: Cut) -> None:
-    """What a worker does until its parent is gone; it leaves interrupts to it."""
+    """The loop of a worker, until its parent is gone; interrupts are left to the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with suppress(EOFError, OSError):
         while True:
@@ -176,7 +176,7 @@ def _serve(pipe: Connection, source: Source, cut: Cut) -> None:
 
 @contextmanager
 def _without_main() -> Iterator[None]:
-    """Hide the user's program, which a process that starts would run again, with all that it imports."""
+    """Hide the user's main module, which a spawned process would otherwise import again."""
     main = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")
     try:

@@ -1,4 +1,4 @@
-"""The labels of images: the names of the folders that they lie in, or what a CSV says."""
+"""The labels of images: the names of their folders, or the labels of a CSV."""
 
 import csv
 import io
@@ -10,12 +10,12 @@ from opsin.base.errors import InputError
 from opsin.base.files import open_regular
 from opsin.collection.files.source import Entry
 
-FOLDERS = "folders"  # given in place of a CSV: the names of folders
+FOLDERS = "folders"  # given in place of a CSV: use folder names as labels
 PATH_COLUMNS, LABEL_COLUMNS = ("path", "file", "filename", "image"), ("label", "class")
 
 
 def label(entry: Entry, named: Mapping[str, str] | None) -> str | None:
-    """An image's label: from a CSV by its path, else by its name; without one the name of its folder."""
+    """An image's label: from a CSV by its path, else by its file name; without a CSV its folder's name."""
     path = PurePosixPath(entry.path)
     if named is None:
         return os.fsencode(path.parent.name).decode("utf-8", "replace") or None
@@ -23,11 +23,11 @@ def label(entry: Entry, named: Mapping[str, str] | None) -> str | None:
 
 
 def read_labels(table: Path, root: str) -> dict[str, str]:
-    """The labels of a CSV by path below the root, or as the CSV has it.
+    """The labels of a CSV by path, both as the CSV spells it and relative to the root.
 
-    Its paths may start at the root, at the CSV's folder or at the top, with slashes or backslashes.
+    Its paths may be absolute, or relative to the root or to the CSV's folder, with slashes or backslashes.
 
-    Raises `InputError` if it cannot be read, is no regular file or lacks a column.
+    Raises `InputError` if it cannot be read, is not a regular file or lacks a column.
     """
     try:
         with io.TextIOWrapper(open_regular(table), "utf-8-sig", newline="") as file:
@@ -43,16 +43,16 @@ def read_labels(table: Path, root: str) -> dict[str, str]:
             pairs = [((row[keys[0]] or "").strip(), (row[keys[1]] or "").strip()) for row in rows]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{table} cannot be read as a CSV of labels: {error}") from error
-    given = {path.removeprefix("./"): said for path, said in pairs if path and said}
-    found = dict(given)
-    for path, said in given.items():
-        for other in _spellings(path, root, table.absolute().parent):
-            found.setdefault(other, said)
-    return found
+    given = {path.removeprefix("./"): text for path, text in pairs if path and text}
+    labels = dict(given)
+    for path, text in given.items():
+        for spelling in _spellings(path, root, table.absolute().parent):
+            labels.setdefault(spelling, text)
+    return labels
 
 
 def _spellings(file: str, root: str, folder: Path) -> Iterator[str]:
-    """What else a path of a CSV in `folder` may be below the root."""
+    """Other paths relative to the root that a path of a CSV in `folder` may mean."""
     slashed = file.replace("\\", "/")
     yield slashed.removeprefix("./")
     if "://" in root:

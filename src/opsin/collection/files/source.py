@@ -1,4 +1,4 @@
-"""Where a collection's images lie: a folder, or an address that fsspec knows (`s3://bucket/photos`)."""
+"""Where a collection's images are: a folder, or an address that fsspec knows (`s3://bucket/photos`)."""
 
 import hashlib
 import json
@@ -24,7 +24,7 @@ OURS = {MANIFEST: "Manifest", RECORD: "Collection"}  # files in folders that Ops
 class Entry:
     """One file: its path below the root, and a number that changes when the file does.
 
-    A folder that cannot be listed is one too, with a slash at its end.
+    A folder that cannot be listed is an entry too; its path ends with a slash.
     """
 
     path: str
@@ -32,12 +32,12 @@ class Entry:
 
     @classmethod
     def of(cls, path: str, size: int, stamp: str) -> "Entry":
-        """The entry of a file with this size in bytes, last changed at `stamp`."""
+        """The entry of a file of `size` bytes, last changed at `stamp`."""
         return cls(path, number(f"{size} {stamp}".encode()))
 
     @property
     def id(self) -> int:
-        """A number of the path, the same in every scan."""
+        """A hash of the path, the same in every scan."""
         return number(os.fsencode(self.path))
 
     @property
@@ -47,12 +47,12 @@ class Entry:
 
 
 def number(data: bytes) -> int:
-    """The first 63 bits of the SHA-256."""
+    """The first 63 bits of the data's SHA-256."""
     return int.from_bytes(hashlib.sha256(data).digest()[:8], "big") >> 1
 
 
 class Source:
-    """The images below a root. Raises `InputError` where there is no such folder."""
+    """The images below a root. Raises `InputError` if the folder does not exist."""
 
     def __init__(self, root: str | Path) -> None:
         if "://" in str(root):
@@ -62,7 +62,7 @@ class Source:
             raise missing("folder", Path(root))
         self.root = _absolute(str(root))
         if not Path(self.root).is_dir():
-            raise InputError(f"{root} is a file: a scan takes the folder that it lies in")
+            raise InputError(f"{root} is a file: pass the folder that contains it")
 
     def __reduce__(self) -> Any:
         return Source, (self.root,)
@@ -81,13 +81,13 @@ class Source:
         return Path(self.root).resolve()
 
     def entries(self) -> Iterator[Entry]:
-        """Every image, folder by folder, in the order of the names; each folder once, by its own name."""
+        """Every image, folder by folder, sorted by name; each folder once, under its own name."""
         if "://" in self.root:
             return self._remote_entries()
         return self._checked(self._local_entries(Path(self.root), "", set()))
 
     def read(self, path: str) -> bytes:
-        """A file's bytes. Raises `InputError`, which of a folder says why it cannot be listed."""
+        """A file's bytes. Raises `InputError` saying why it, or a folder, cannot be read."""
         refuse_outside(path)
         try:
             if "://" in self.root:
@@ -102,49 +102,55 @@ class Source:
         try:
             yield from entries
         except RecursionError as error:
-            raise InputError(f"{self.root} holds folders nested too deeply") from error
+            raise InputError(
+                f"{self.root} has folders nested too deeply: scan a folder further down"
+            ) from error
 
     def _is_ours(self, folder: str) -> bool:
         """Whether Opsin wrote a folder: a collection, or the output of a command."""
         for name, kind in OURS.items():
             with suppress(InputError, ValueError, RecursionError):
-                about = json.loads(self.read(f"{folder}{name}").decode("utf-8", "surrogateescape"))
-                if isinstance(about, dict) and about.get("kind") == kind:
+                facts = json.loads(self.read(f"{folder}{name}").decode("utf-8", "surrogateescape"))
+                if isinstance(facts, dict) and facts.get("kind") == kind:
                     return True
         return False
 
     def _local_entries(self, folder: Path, prefix: str, seen: set[tuple[int, int]]) -> Iterator[Entry]:
         try:
-            about = folder.stat()
-            if (about.st_dev, about.st_ino) in seen or (prefix and self._is_ours(prefix)):
+            status = folder.stat()
+            if (status.st_dev, status.st_ino) in seen or (prefix and self._is_ours(prefix)):
                 return
-            seen.add((about.st_dev, about.st_ino))
-            found = sorted(os.scandir(folder), key=lambda one: one.name)
+            seen.add((status.st_dev, status.st_ino))
+            children = sorted(os.scandir(folder), key=lambda child: child.name)
         except OSError as error:
             if not prefix:
                 raise InputError(f"{folder} cannot be read: {error.strerror or error}") from error
             yield Entry.of(prefix, 0, "unread")
             return
-        for one in found:
-            path = prefix + one.name
+        for child in children:
+            path = prefix + child.name
             try:
-                below = one.is_dir()
+                is_folder = child.is_dir()
             except OSError:  # a link to itself
-                below = False
-            if one.name.startswith(WORKING):  # what a killed command left
+                is_folder = False
+            if child.name.startswith(WORKING):  # left by a killed command
                 continue
-            if below and one.is_symlink() and (folder / one.name).resolve().is_relative_to(self._real):
+            if (
+                is_folder
+                and child.is_symlink()
+                and (folder / child.name).resolve().is_relative_to(self._real)
+            ):
                 continue
-            if below:
-                yield from self._local_entries(folder / one.name, f"{path}/", seen)
-            elif Path(one.name).suffix.lower() in SUFFIXES:
+            if is_folder:
+                yield from self._local_entries(folder / child.name, f"{path}/", seen)
+            elif Path(child.name).suffix.lower() in SUFFIXES:
                 try:
-                    stat = one.stat()
+                    status = child.stat()
                 except OSError:
                     yield Entry.of(path, 0, "broken link")
                     continue
-                if S_ISREG(stat.st_mode):  # no pipe, which would be waited for without end
-                    yield Entry.of(path, stat.st_size, str(stat.st_mtime_ns))
+                if S_ISREG(status.st_mode):  # not a pipe, whose reading might block forever
+                    yield Entry.of(path, status.st_size, str(status.st_mtime_ns))
 
     def _remote_bytes(self, path: str) -> bytes:
         from fsspec.implementations.local import LocalFileSystem  # noqa: PLC0415 (slow)
@@ -166,35 +172,35 @@ class Source:
         folder = f"{base.rstrip('/')}/{below}".rstrip("/")
         try:
             listed = system.ls(folder, detail=True)
-            found = sorted(((_last(about["name"]), about) for about in listed), key=itemgetter(0))
+            children = sorted(((_last(details["name"]), details) for details in listed), key=itemgetter(0))
         except OSError as error:
             if not below:
                 raise InputError(f"{self.root} cannot be listed: {error.strerror or error}") from error
             yield Entry.of(below, 0, "unread")
             return
-        if below and OURS.keys() & dict(found).keys() and self._is_ours(below):
+        if below and OURS.keys() & dict(children).keys() and self._is_ours(below):
             return
-        for name, about in found:
-            in_itself = about["name"].rstrip("/") == folder  # as object stores list a folder
+        for name, details in children:
+            in_itself = details["name"].rstrip("/") == folder  # object stores list a folder inside itself
             if in_itself or name.startswith(WORKING):
                 continue
-            if about["type"] == "directory":
+            if details["type"] == "directory":
                 yield from self._remote_entries(f"{below}{name}/")
             elif PurePosixPath(name).suffix.lower() in SUFFIXES:
                 keys = ("ETag", "etag", "LastModified", "mtime", "created")
-                stamp = next((str(about[key]) for key in keys if about.get(key) is not None), "")
-                yield Entry.of(below + name, about.get("size") or 0, stamp)
+                stamp = next((str(details[key]) for key in keys if details.get(key) is not None), "")
+                yield Entry.of(below + name, details.get("size") or 0, stamp)
 
 
 def refuse_outside(path: str) -> None:
-    """Raise `InputError` on a path that may lead to something else than a file below a root."""
+    """Raise `InputError` on a path that may lead outside the root."""
     plain = PurePath(path)
     if not path or "\0" in path or plain.anchor or ".." in plain.parts:
-        raise InputError(f"{path!r} does not lie below the folder that was scanned")
+        raise InputError(f"{path!r} is not inside the scanned folder")
 
 
 def _absolute(path: str) -> str:
-    """Without dots; links are kept, but where a dot leads out of one."""
+    """Without dots; links are kept unless `..` leads out of one."""
     plain, real = os.path.normpath(Path(path).absolute()), Path(path).resolve()
     return plain if Path(plain).resolve() == real else str(real)
 

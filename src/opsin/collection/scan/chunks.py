@@ -1,4 +1,4 @@
-"""What an engine is asked, and the chunks that it gives."""
+"""The job that a scan gives to an engine, and the chunks that the engine returns."""
 
 import os
 import secrets
@@ -27,7 +27,7 @@ Chunks = Generator["Chunk", None, None]
 
 @dataclass(frozen=True)
 class Chunk:
-    """What the network made of some files: their rows, a tally a layer, and what could not be read."""
+    """The network's results for some files: their rows, one tally per layer, and unreadable files."""
 
     number: int
     rows: pa.Table
@@ -38,7 +38,7 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Job:
-    """What an engine needs to know: chunks of `size` images, of `total` in all."""
+    """The input of an engine; a chunk has at most `size` images, `total` is the number of all images."""
 
     source: Source
     model: Model
@@ -50,7 +50,7 @@ class Job:
 
 
 class Growing:
-    """A chunk while images are taken in."""
+    """A chunk that is being filled with images."""
 
     def __init__(self, model: Model, layers: Sequence[str], top: int) -> None:
         self.model, self.layers, self.top = model, layers, top
@@ -66,61 +66,60 @@ class Growing:
         self.tallies = [Tally.empty(channels, self.top) for channels in self.channels]
 
     def groups(self, stream: Iterable[Decoded | Unread]) -> Iterator[list[Decoded | Unread]]:
-        """Files in their order, each time with as many good ones as the network takes at once."""
+        """The files in order, in groups with one batch of readable images each."""
         group: list[Decoded | Unread] = []
-        good = 0
-        for one in stream:
-            group.append(one)
-            good += isinstance(one, Decoded)
-            if good == self.batch:
+        readable = 0
+        for file in stream:
+            group.append(file)
+            readable += isinstance(file, Decoded)
+            if readable == self.batch:
                 yield group
-                group, good = [], 0
+                group, readable = [], 0
         if group:
             yield group
 
     def take(self, group: Sequence[Decoded | Unread]) -> None:
-        """Let the network see a group of `groups`.
+        """Run the network on a group of `groups`.
 
-        A smaller last one is filled up with black, so that an image gives the same numbers whatever
-        it came with.
+        A smaller last group is padded with black, so that an image's numbers do not depend on its group.
         """
-        good = [one for one in group if isinstance(one, Decoded)]
-        tallies, columns = self._seen(good) if good else (self.tallies, {})
-        # An interrupt above leaves the chunk as it was.
+        images = [file for file in group if isinstance(file, Decoded)]
+        tallies, columns = self._seen(images) if images else (self.tallies, {})
+        # an interrupt above leaves the chunk unchanged
         self.size += len(group)
-        self.unread += [one for one in group if isinstance(one, Unread)]
+        self.unread += [file for file in group if isinstance(file, Unread)]
         self.tallies = tallies
         for name, values in columns.items():
             self.columns[name] += values
 
-    def _seen(self, good: Sequence[Decoded]) -> tuple[list[Tally], dict[str, list[Any]]]:
+    def _seen(self, decoded: Sequence[Decoded]) -> tuple[list[Tally], dict[str, list[Any]]]:
         """The tallies with these images, and their rows."""
         pixels = np.zeros((self.batch, *self.model.size, 3), np.uint8)
-        pixels[: len(good)] = np.stack([one.pixels for one in good])
+        pixels[: len(decoded)] = np.stack([image.pixels for image in decoded])
         images = torch.from_numpy(pixels).to(self.model.device).permute(0, 3, 1, 2) / 255  # -> (n, 3, h, w)
         run = self.folded.run(images)
-        ids = torch.tensor([one.entry.id for one in good])
+        ids = torch.tensor([image.entry.id for image in decoded])
         tallies, features = [], {}
         for number, layer in enumerate(self.layers):
-            maps = as_maps(run.channels(layer)[: len(good)])
+            maps = as_maps(run.channels(layer)[: len(decoded)])
             tallies.append(self.tallies[number].merged(Tally.of(maps, ids, self.top)))
-            features[feature_column(number)] = [run.pooled(layer)[: len(good)].float().cpu()]
-        classes, probabilities = _best(self.model, run["output"][: len(good)])
+            features[feature_column(number)] = [run.pooled(layer)[: len(decoded)].float().cpu()]
+        classes, probabilities = _best(self.model, run["output"][: len(decoded)])
         return tallies, {
             **features,
             "id": ids.tolist(),
-            "path": [os.fsencode(one.entry.path) for one in good],
-            "version": [one.entry.version for one in good],
+            "path": [os.fsencode(image.entry.path) for image in decoded],
+            "version": [image.entry.version for image in decoded],
             "classes": classes,
             "probabilities": probabilities,
             **{
-                name: [getattr(one, name) for one in good]
+                name: [getattr(image, name) for image in decoded]
                 for name in ("sha256", "width", "height", "thumbnail")
             },
         }
 
     def cut(self) -> Chunk:
-        """The chunk as it is; a new one begins."""
+        """Return the chunk so far and begin a new one."""
         number = secrets.randbits(62)
         self.columns["chunk"] = [number] * len(self.columns["id"])
         wanted, arrays = schema(self.channels), list[pa.Array]()
@@ -131,29 +130,29 @@ class Growing:
                 arrays.append(pa.FixedSizeListArray.from_arrays(pa.array(flat), field.type.list_size))
             else:
                 arrays.append(pa.array(values, field.type))
-        made = Chunk(
+        chunk = Chunk(
             number, pa.table(arrays, schema=wanted), tuple(self.tallies), tuple(self.unread), self.size
         )
         self._begin()
-        return made
+        return chunk
 
 
 def as_maps(values: Tensor) -> Float[Tensor, "n c h w"]:
-    """A vector layer's (n, c) as maps of one position; maps as they are."""
+    """Values (n, c) of a vector layer as maps of one position; maps are returned unchanged."""
     return values[:, :, None, None] if values.ndim == 2 else values
 
 
 def about_layer(model: Model, layer: str) -> LayerAbout:
-    """A layer's channels and extent. Raises `InputError` on an unknown one, `NetworkError` on one of none."""
+    """A layer's channels and extent. Raises `InputError` if unknown, `NetworkError` without channels."""
     if layer == "image":
-        raise InputError("the image is not a layer of the network")
+        raise InputError("'image' is not a layer of the network: choose one of its layers")
     run = model.run(torch.full((1, 3, *model.size), 0.5, device=model.device), (layer,))
     _, channels, rows, columns = as_maps(run.channels(layer)).shape
     return LayerAbout(layer, channels, (rows, columns))
 
 
 def _best(model: Model, output: Tensor) -> tuple[list[list[int]], list[list[float]]]:
-    """The most probable classes and their probabilities; none where the output is not one score a class."""
+    """The most probable classes and their probabilities; none unless the output is one score per class."""
     if output.ndim != 2:
         return [[]] * len(output), [[]] * len(output)
     best = model.probabilities(output).topk(min(TOP_CLASSES, output.shape[1]))

@@ -9,14 +9,14 @@ from opsin.collection.files.decoding import Cut, decoding
 from opsin.collection.files.source import Entry
 from opsin.collection.scan.chunks import Chunks, Growing, Job
 
-CHUNK_SECONDS, CHUNK_SHARE = 30.0, 0.05  # of the time so far: a kill loses no more than the longer of these
-WORKERS = 8  # processes that decode, at most, unless more are asked for
+CHUNK_SECONDS, CHUNK_SHARE = 30.0, 0.05  # share of the time so far: a kill loses at most the longer of these
+WORKERS = 8  # most decoding processes by default
 
 
 def local(job: Job, entries: Iterator[Entry]) -> Chunks:
-    """Files decoded by processes, seen by the network here.
+    """Files decoded by processes; the network runs in this process.
 
-    Where the work is ended from outside, the chunk that was begun is handed on as far as it came.
+    On an interrupt or an error the unfinished chunk is yielded before the exception goes on.
     """
     workers = min(WORKERS, os.cpu_count() or 1) if job.workers is None else job.workers
     stream = decoding(job.source, entries, Cut.of(job.model), workers)

@@ -1,4 +1,4 @@
-"""A scan on a Ray cluster: files are decoded by tasks, seen by networks in actors, gathered here."""
+"""A scan on a Ray cluster: tasks decode files, actors run the network, this process collects the chunks."""
 
 import logging
 import os
@@ -18,45 +18,51 @@ from opsin.collection.files.decoding import Cut, decode
 from opsin.collection.files.source import Entry, Source
 from opsin.collection.scan.chunks import Chunk, Chunks, Growing, Job
 
-os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # Ray reads it when it is imported
+os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # Ray reads it on import
 
-ROUND = 64  # chunks that the cluster is given at once
-LARGEST = 256  # images of a chunk, which travels decoded
-NETWORKS = 2  # actors with a network each, unless more are asked for
-USER_MODULES = "opsin_user_"  # files of the user's own: workers cannot import them, so they travel by value
+ROUND = 64  # chunks that are submitted to the cluster at once
+LARGEST = 256  # most images per chunk, which is sent decoded
+NETWORKS = 2  # actors with one network each, by default
+USER_MODULES = "opsin_user_"  # the user's own files: workers cannot import them, so they are pickled by value
 
 
 def on_ray(job: Job, entries: Iterator[Entry], address: str | None = None) -> Chunks:
-    """Chunks as they come back, in any order. What dies is started again by Ray, and its chunks done anew.
+    """Chunks as they come back, in any order. Ray restarts processes that die and repeats their chunks.
 
-    Without an address the cluster that this process is in, else a new one of this machine.
+    Without an address it uses the cluster that this process belongs to, else starts one on this machine.
     """
     ours = not ray.is_initialized()
     if ours:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "lance is not fork-safe")  # no process that Ray forks uses it
+            warnings.filterwarnings(
+                "ignore", "lance is not fork-safe"
+            )  # the processes that Ray forks do not use it
             ray.init(address=address, log_to_driver=False, logging_level="error", include_dashboard=False)
     networks = job.workers or NETWORKS
-    size = min(job.size, LARGEST, -(-job.total // (2 * networks)))  # so that each has something to do
+    size = min(job.size, LARGEST, -(-job.total // (2 * networks)))  # so that each network gets some chunks
     try:
         logging.getLogger("ray.data").setLevel(logging.ERROR)
         ray.data.DataContext.get_current().enable_progress_bars = False
         for name, module in list(sys.modules.items()):
             if name.startswith(USER_MODULES):
                 cloudpickle.register_pickle_by_value(module)
-        given = {"model": ray.put(cloudpickle.dumps(job.model)), "layers": job.layers, "top": job.top}
-        place = {"num_gpus": 1} if job.model.device.type == "cuda" else {"num_cpus": 1}
+        actor_arguments = {
+            "model": ray.put(cloudpickle.dumps(job.model)),
+            "layers": job.layers,
+            "top": job.top,
+        }
+        resources = {"num_gpus": 1} if job.model.device.type == "cuda" else {"num_cpus": 1}
         pool = ray.data.ActorPoolStrategy(size=networks)
         done = 0
         while blocks := _blocks(entries, size):
-            found = (
+            dataset = (
                 ray.data.from_items(blocks, override_num_blocks=len(blocks))
                 .map(_decoded, fn_args=(job.source, Cut.of(job.model)))
-                .map(_Look, fn_constructor_kwargs=given, compute=pool, **place)
+                .map(_Look, fn_constructor_kwargs=actor_arguments, compute=pool, **resources)
             )
-            for row in found.iter_rows():
+            for row in dataset.iter_rows():
                 chunk: Chunk = pickle.loads(row["chunk"])
-                yield chunk  # and then tell: a listener that raises does not lose it
+                yield chunk  # before `tell`: a listener that raises does not lose the chunk
                 done += chunk.files
                 tell("scan", done, job.total)
     finally:
@@ -65,10 +71,10 @@ def on_ray(job: Job, entries: Iterator[Entry], address: str | None = None) -> Ch
 
 
 def _blocks(entries: Iterator[Entry], size: int) -> list[dict[str, bytes]]:
-    """The next round's entries, some to a chunk."""
+    """The entries of the next round's chunks."""
     blocks: list[dict[str, bytes]] = []
-    while len(blocks) < ROUND and (some := list(islice(entries, size))):
-        blocks.append({"entries": pickle.dumps(some)})
+    while len(blocks) < ROUND and (batch := list(islice(entries, size))):
+        blocks.append({"entries": pickle.dumps(batch)})
     return blocks
 
 
@@ -78,7 +84,7 @@ def _decoded(row: dict[str, Any], source: Source, cut: Cut) -> dict[str, bytes]:
 
 
 class _Look:
-    """The second stage: what the network makes of them."""
+    """The second stage: the network's results for the files of a chunk."""
 
     def __init__(self, model: Any, layers: tuple[str, ...], top: int) -> None:
         self.growing = Growing(pickle.loads(ray.get(model)), layers, top)

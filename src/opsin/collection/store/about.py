@@ -1,4 +1,4 @@
-"""What a collection was made with: its `record.json`, which may come from anybody and is read as data."""
+"""What a collection was made with: its `record.json`, which is untrusted and read as data only."""
 
 import json
 import os
@@ -18,16 +18,16 @@ from opsin.network.model import Model
 
 KIND = "Collection"
 FORMAT = 1
-FRESH = ".{}.fresh"  # a file that is not whole yet
+FRESH = ".{}.fresh"  # a file that is being written
 PREPROCESSING = ("size", "mean", "std", "crop", "interpolation", "squash")
-MOST_LISTED = 2**26  # images in the lists of a layer's channels: 1.3 GB, which a tally holds in memory
+MOST_LISTED = 2**26  # entries in a layer's lists of top images: 1.3 GB, which a tally holds in memory
 
-Count = Annotated[int, Field(ge=1, le=2**31 - 1, strict=True)]  # as long as Arrow's lists may be
+Count = Annotated[int, Field(ge=1, le=2**31 - 1, strict=True)]  # longest list that Arrow allows
 Number = Annotated[float, Field(allow_inf_nan=False, strict=True)]
 
 
 class Network(TypedDict):
-    """Which network, weights and preprocessing."""
+    """The network, weights and preprocessing of a collection."""
 
     name: str
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
@@ -42,7 +42,7 @@ class Network(TypedDict):
 
 @dataclass(frozen=True)
 class LayerAbout:
-    """A layer of a collection: its channels, and rows and columns of its maps (1, 1 of a vector)."""
+    """A layer of a collection: its channels, and the rows and columns of its maps (1, 1 for a vector)."""
 
     name: str
     channels: Count
@@ -53,7 +53,7 @@ class LayerAbout:
 class About:
     """What a collection was made with.
 
-    Raises `InputError` where a layer is named twice, or where the `top` images per channel are too many.
+    Raises `InputError` if a layer is listed twice, or if `top` images per channel are too many.
     """
 
     root: str
@@ -66,7 +66,7 @@ class About:
     def __post_init__(self) -> None:
         names = [layer.name for layer in self.layers]
         if twice := [name for name in names if names.count(name) > 1]:
-            raise InputError(f"layer {twice[0]!r} is named twice")
+            raise InputError(f"layer {twice[0]!r} is listed twice: name each layer once")
         for layer in self.layers:
             if self.top * layer.channels > MOST_LISTED:
                 raise InputError(
@@ -80,7 +80,7 @@ class _Record(TypedDict):
 
 
 def about_model(model: Model) -> Network:
-    """Which network, weights and preprocessing a model has."""
+    """A model's network, weights and preprocessing."""
     return {
         "name": model.name,
         "sha256": model.weigh().fingerprint,
@@ -95,16 +95,16 @@ def about_model(model: Model) -> Network:
 
 
 def read_about(folder: Path) -> About | None:
-    """What the record of a collection says; `None` where there is none, or one of something else.
+    """The record of a collection; `None` if the folder has none, or the record of something else.
 
-    Raises `InputError` where it is damaged, or of another format than this Opsin's.
+    Raises `InputError` if it is damaged, or has another format than this version of Opsin reads.
     """
     facts = read_facts(folder, RECORD)
     if not isinstance(facts, dict) or facts.get("kind") != KIND:
         return None
     if facts.get("format") != FORMAT:
         raise InputError(
-            f"{folder} has format {facts.get('format')!r}, this version of Opsin reads format {FORMAT}"
+            f"{folder} has format {facts.get('format')!r}, this Opsin reads format {FORMAT}: scan again"
         )
     record: _Record = checked(folder, RECORD, facts, _Record)
     return record["about"]
@@ -116,23 +116,23 @@ def write_about(folder: Path, about: About) -> None:
 
 
 class CollectionError(InputError):
-    """A collection that is damaged, was renewed while it was read, or cannot be written."""
+    """A collection that is damaged, was rescanned while it was read, or cannot be written."""
 
 
 def damaged(folder: Path, why: str) -> CollectionError:
-    """The error for a collection that is not what Opsin writes."""
+    """The error for a collection that holds something that Opsin does not write."""
     return CollectionError(f"{folder} is damaged: delete it and scan again ({why})")
 
 
 def said(error: BaseException) -> str:
-    """What an error says, in one line that is not too long."""
+    """An error's message as one line, shortened if it is long."""
     return shortened(" ".join(str(error).split())) or type(error).__name__
 
 
 def read_facts(folder: Path, name: str) -> Any:
-    """What a JSON file of a collection says; `None` where there is none. Bytes that are no UTF-8 are kept.
+    """The content of a JSON file of a collection; `None` if it does not exist. Non-UTF-8 bytes are kept.
 
-    Raises `InputError` where it is no JSON, no regular file, or a link that leads out of the folder.
+    Raises `InputError` if it is not JSON, not a regular file, or a link that leads out of the folder.
     """
     path = folder / name
     if not os.path.lexists(path):
@@ -146,7 +146,7 @@ def read_facts(folder: Path, name: str) -> Any:
 
 
 def refuse_links(folder: Path, name: str) -> None:
-    """Raise `InputError` where what a collection holds under this name is a link that leads out of it."""
+    """Raise `InputError` if this name in a collection is a link that leads out of the folder."""
     try:
         inside = (folder / name).resolve().is_relative_to(folder.resolve())
     except (OSError, RuntimeError) as error:  # links in a circle
@@ -156,7 +156,7 @@ def refuse_links(folder: Path, name: str) -> None:
 
 
 def checked(folder: Path, name: str, facts: object, shape: Any) -> Any:
-    """What a JSON file says as a `shape`. Raises `InputError`, naming the first fault."""
+    """The content of a JSON file as a `shape`. Raises `InputError`, naming the first fault."""
     try:
         return TypeAdapter(shape).validate_python(facts)
     except ValidationError as error:
@@ -164,10 +164,10 @@ def checked(folder: Path, name: str, facts: object, shape: Any) -> Any:
 
 
 def write_facts(folder: Path, name: str, facts: Mapping[str, Any] | None) -> None:
-    """Write a JSON file of a collection, which is there whole or not at all."""
+    """Write a JSON file of a collection atomically."""
     path = folder / name
     fresh = folder / FRESH.format(name)
-    fresh.unlink(missing_ok=True)  # left by a scan that was killed, or a link to a file of somebody else
+    fresh.unlink(missing_ok=True)  # left by a killed scan, or a link to somebody else's file
     with fresh.open("x", encoding="utf-8", errors="surrogateescape") as file:
         file.write(json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
     fresh.replace(path)

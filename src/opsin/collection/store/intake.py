@@ -1,7 +1,7 @@
-"""A collection that is written: held by one scan at a time, and made where there is none.
+"""A collection that is being written: locked by one scan at a time, created if it does not exist.
 
-Nothing is written into a folder that holds something else. Whatever is refused leaves the folder as it was:
-it is looked at before it is locked, and a collection that was only begun is taken away again.
+Nothing is written into a folder that holds something else. A scan that is refused leaves the folder as it
+was: the folder is checked before it is locked, and a collection that was only begun is deleted again.
 """
 
 import errno
@@ -26,20 +26,20 @@ from opsin.collection.store.tally import Tally
 from opsin.network.model import Model
 
 LOCK = ".lock"
-BEGUN = (LOCK, FRESH.format(RECORD))  # what a scan leaves that is cut off before there is a record
+BEGUN = (LOCK, FRESH.format(RECORD))  # left by a scan that was killed before it wrote a record
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FULL_TEXTS = ("No space left", "StorageFull", "quota", "File too large", "os error 28", "os error 27")
 
 
 class RefusedError(InputError):
-    """A scan that leaves no new collection behind."""
+    """A scan that must not leave a new collection behind."""
 
 
 class Intake(Collection):
-    """A collection in the hands of the one scan that writes it."""
+    """A collection as seen by the one scan that writes it."""
 
     def append(self, rows: pa.Table, tallies: Sequence[Tally], chunk: int) -> None:
-        """Take one chunk in, or nothing of it."""
+        """Append one chunk, all of it or nothing."""
         with _changing(self.folder):
             lance.write_dataset(tally_table(tallies, chunk), self.folder / TALLIES, mode="append")
             lance.write_dataset(rows, self.folder / IMAGES, mode="append")
@@ -54,7 +54,7 @@ class Intake(Collection):
                     table.delete(f"chunk in ({', '.join(map(str, chunks))})")
 
     def write_labels(self, batches: Iterator[pa.RecordBatch], named: Mapping[str, str] | None = None) -> None:
-        """Put these in place of all labels; `named` are those of a CSV."""
+        """Replace all labels by these; `named` are the labels of a CSV."""
         with _changing(self.folder):
             write_facts(self.folder, NAMED, named)
             lance.write_dataset(
@@ -64,12 +64,12 @@ class Intake(Collection):
             )
 
     def write_unread(self, unread: Mapping[str, str]) -> None:
-        """Keep what could not be read."""
+        """Store the files that could not be read, and why."""
         with storing(self.folder):
             write_facts(self.folder, UNREAD, unread)
 
     def tidy(self) -> None:
-        """Join small fragments, drop tallies without images and old versions."""
+        """Merge small fragments, drop tallies without images and old versions of the tables."""
         with _changing(self.folder):
             for name in (IMAGES, TALLIES, LABELS):
                 table = self.table(name)
@@ -83,32 +83,32 @@ class Intake(Collection):
 
 @contextmanager
 def writing(folder: str | Path, about: About, model: Model) -> Iterator[Intake]:
-    """The collection in a folder, held for one writer; made where there is none.
+    """The collection in a folder, locked for one writer; created if it does not exist.
 
-    Raises `InputError` where it cannot be written, holds something else, was made with another network, other
-    layers or another root, and where another scan is writing it. A collection that is new is taken away again
-    where the block raises `RefusedError`.
+    Raises `InputError` if the folder cannot be written or holds something else, if its collection was made
+    with another network, other layers or another root, and if another scan is writing it. A new collection
+    is deleted again if the block raises `RefusedError`.
     """
-    place = Path(folder)
-    _fitting(place, about, model)
+    target = Path(folder)
+    _fitting(target, about, model)
     with ExitStack() as undo:
-        _hold(place, undo)
-        made = _fitting(place, about, model)
-        if made is None:
-            with storing(place):
-                write_about(place, about)
+        _hold(target, undo)
+        existing = _fitting(target, about, model)
+        if existing is None:
+            with storing(target):
+                write_about(target, about)
         try:
-            yield made or Intake(place)
+            yield existing or Intake(target)
         except RefusedError:
-            if made is None:
-                _take_away(place)
+            if existing is None:
+                _take_away(target)
             raise
 
 
 def _fitting(folder: Path, about: About, model: Model) -> Intake | None:
-    """The collection that a folder holds; `None` where there is none, or what a scan left that was cut off.
+    """The collection in a folder; `None` if there is none, or only the remains of a scan that was killed.
 
-    Raises `InputError` where it holds something else, or a collection that this scan cannot go on with.
+    Raises `InputError` if it holds something else, or a collection that this scan cannot continue.
     """
     if read_about(folder) is None:
         try:
@@ -119,21 +119,21 @@ def _fitting(folder: Path, about: About, model: Model) -> Intake | None:
             raise _cannot_write(folder, error) from error
         if others:
             raise InputError(
-                f"{folder} holds something that is not a collection ({others[0]!r}): choose another with -o"
+                f"{folder} holds {others[0]!r} and is not a collection: choose another folder with -o"
             )
         return None
-    made = Intake(folder)
-    made.check(model)
+    existing = Intake(folder)
+    existing.check(model)
     differing = [
-        f"{name} {_named(getattr(made.about, name))}, not {_named(getattr(about, name))}"
+        f"{name} {_named(getattr(existing.about, name))}, not {_named(getattr(about, name))}"
         for name in ("root", "layers", "top")
-        if getattr(made.about, name) != getattr(about, name)
+        if getattr(existing.about, name) != getattr(about, name)
     ]
     if differing:
         raise InputError(
             f"{folder} was scanned with {'; '.join(differing)}: choose another collection with -o"
         )
-    return made
+    return existing
 
 
 def _named(value: object) -> str:
@@ -141,16 +141,16 @@ def _named(value: object) -> str:
 
 
 def _hold(folder: Path, undo: ExitStack) -> None:
-    """Lock a folder, made with its parents; on `undo` the lock is released, and of these what is empty goes.
+    """Lock a folder, created with its parents; `undo` releases the lock and removes folders that are empty.
 
-    The lock's file is deleted with the lock still held, and only where no collection was begun. Whoever had
-    opened it before will lock a file that is not there any more, which `FileLock` notices.
+    The lock file is deleted while the lock is held, and only if no collection was begun. A process that had
+    opened it before will lock a deleted file, which `FileLock` notices.
     """
     lock = folder / LOCK
     try:
         make_folder(folder, undo)
         if os.path.lexists(lock) and not (S_ISREG(lock.lstat().st_mode) and lock.lstat().st_size == 0):
-            raise InputError(f"{lock} was not written by Opsin: choose another collection with -o")
+            raise InputError(f"{lock} was not written by Opsin: choose another folder with -o")
         undo.enter_context(FileLock(lock, timeout=0))
     except Timeout:
         raise InputError(
@@ -163,26 +163,26 @@ def _hold(folder: Path, undo: ExitStack) -> None:
 
 def _unlock(folder: Path) -> None:
     if not os.path.lexists(folder / RECORD):
-        with suppress(OSError):  # of a disk that cannot be written any more, and of Windows
+        with suppress(OSError):  # on a disk that became read-only, and on Windows
             (folder / LOCK).unlink()
 
 
 @contextmanager
 def storing(folder: Path) -> Iterator[None]:
-    """Raise `InputError` where there is no room, or where nothing can be written."""
+    """Raise `InputError` if the disk is full or the folder cannot be written."""
     try:
         yield
     except OSError as error:
         if not (error.errno in FULL or any(text in str(error) for text in FULL_TEXTS)):
             raise _cannot_write(folder, error) from error
         raise InputError(
-            f"no room left to write {folder}: it keeps what was added so far; free some space and scan again"
+            f"no room left to write {folder}: images scanned so far are kept; free some space and scan again"
         ) from error
 
 
 @contextmanager
 def _changing(folder: Path) -> Iterator[None]:
-    """Raise `InputError` where tables cannot be written, or what is in them is damaged."""
+    """Raise `InputError` if tables cannot be written or are damaged."""
     with storing(folder):
         try:
             yield
@@ -195,7 +195,7 @@ def _changing(folder: Path) -> Iterator[None]:
 
 
 def _take_away(folder: Path) -> None:
-    """Delete a collection that was begun here, where nothing was before."""
+    """Delete a collection that this scan began in an empty folder."""
     for name in (TALLIES, IMAGES, LABELS):
         shutil.rmtree(folder / name, ignore_errors=True)
     for name in (NAMED, UNREAD, RECORD):

@@ -18,7 +18,7 @@ AnyStored = TypeVar("AnyStored", bound="Stored")
 class Stored:
     """A folder with a collection's tables.
 
-    Raises `InputError` where `folder` is no collection or is damaged.
+    Raises `InputError` if `folder` is not a collection or is damaged.
     """
 
     _pinned: "Mapping[str, lance.LanceDataset | None] | None" = None
@@ -27,32 +27,32 @@ class Stored:
         self.folder = Path(folder)
         about = read_about(self.folder)
         if about is None:
-            raise InputError(f"{folder} is not a collection: make one with `opsin scan PHOTOS -o {folder}`")
+            raise InputError(f"{folder} is not a collection: create one with `opsin scan PHOTOS -o {folder}`")
         self.about = about
-        self.pinned()  # a damaged table is found now
+        self.pinned()  # a damaged table raises here
 
     def pinned(self: AnyStored) -> AnyStored:
-        """This collection as it stands now, whatever a scan takes in meanwhile.
+        """This collection in its current state, unaffected by a scan that runs meanwhile.
 
-        Reading it raises `InputError` where a scan has ended meanwhile and what it replaced is gone.
+        Reading it raises `InputError` if a scan has ended meanwhile and deleted the old state.
         """
         if self._pinned:
             return self
-        found = copy(self)
-        found._pinned = {name: self.table(name) for name in (IMAGES, TALLIES, LABELS)}
-        return found
+        pinned = copy(self)
+        pinned._pinned = {name: self.table(name) for name in (IMAGES, TALLIES, LABELS)}
+        return pinned
 
     def table(self, name: str) -> "lance.LanceDataset | None":
-        """One of the tables; `None` where there is none yet, or the first write of it was cut off."""
+        """One of the tables; `None` if it does not exist yet, or its first write was cut off."""
         with self.reading(name) as table:
             return table
 
     @contextmanager
     def reading(self, name: str) -> Iterator["lance.LanceDataset | None"]:
-        """A table to read. Raises `InputError` where it is damaged, or was renewed by a scan meanwhile.
+        """A table to read. Raises `InputError` if it is damaged, or was replaced by a scan meanwhile.
 
-        The block should hold little else than the reading: what is wrong with the data may raise anything,
-        which for the checks of `tables` is `InputError` and for Lance whatever its Rust stumbles over.
+        The block should do little else than read: any exception in it may be due to damaged data, an
+        `InputError` of the checks in `tables` as well as any error of Lance's Rust code.
         """
         table = None
         try:
@@ -68,25 +68,25 @@ class Stored:
             if not is_damage(error):
                 raise
             if _renewed(table):
-                told = f"{self.folder} was scanned again while it was read: ask again"
-                raise CollectionError(told) from error
+                message = f"{self.folder} was scanned again while it was read: try again"
+                raise CollectionError(message) from error
             raise damaged(self.folder, f"{name}: {said(error)}") from error
 
     def _opened(self, name: str) -> "lance.LanceDataset | None":
-        place = self.folder / name
+        path = self.folder / name
         refuse_links(self.folder, name)
-        if not place.exists():
+        if not path.exists():
             return None
-        for part in place.iterdir():  # data, versions, indices: a scan deletes what is old in them
+        for part in path.iterdir():  # data, versions, indices: a scan deletes old files in them
             refuse_links(self.folder, f"{name}/{part.name}")
-        if not any((place / "_versions").glob("*.manifest")):
+        if not any((path / "_versions").glob("*.manifest")):
             return None
-        table = lance.dataset(place)
+        table = lance.dataset(path)
         check_columns(table.schema, schemas(self.about)[name])
         return table
 
     def layer(self, name: str | None) -> int:
-        """A layer's number in the tables; the first one's without a name. Raises `InputError`."""
+        """A layer's number in the tables; without a name the first. Raises `InputError` if it is unknown."""
         names = [layer.name for layer in self.about.layers]
         if name is None:
             return 0
@@ -97,6 +97,6 @@ class Stored:
 
 def _renewed(table: "lance.LanceDataset | None") -> bool:
     """Whether there is a newer version of a table."""
-    with suppress(OSError, ValueError):  # of what is damaged
+    with suppress(OSError, ValueError):  # if the table is damaged
         return table is not None and bool(table.latest_version != table.version)
     return False

@@ -1,4 +1,4 @@
-"""The tables of a collection, and what stands in them, checked when read: it may come from anybody."""
+"""The tables of a collection; their contents are untrusted and checked when read."""
 
 import io
 import os
@@ -21,11 +21,11 @@ from opsin.collection.store.tally import NONE, Tally
 
 IMAGES, TALLIES, LABELS = "images.lance", "tallies.lance", "labels.lance"
 TOP_CLASSES = 5
-BATCH = 4096  # rows that are read at once
+BATCH = 4096  # rows read at once
 PANIC = "PanicException"  # of Rust; the class cannot be imported
 ROW = (
     pa.field("id", pa.int64()),
-    pa.field("path", pa.binary()),  # as the file system has it, which need not be UTF-8
+    pa.field("path", pa.binary()),  # as in the file system, which need not be UTF-8
     pa.field("sha256", pa.string()),
     pa.field("width", pa.int32()),
     pa.field("height", pa.int32()),
@@ -58,12 +58,12 @@ class Row:
 
     @property
     def name(self) -> str:
-        """The path to read: what in it is no UTF-8 is escaped."""
+        """The path as readable text: bytes that are not UTF-8 are escaped."""
         return self.path.encode("utf-8", "backslashreplace").decode()
 
 
 def schema(channels: Sequence[int]) -> pa.Schema:
-    """The columns of the table of images, for layers of so many channels."""
+    """The columns of the table of images, for layers with these numbers of channels."""
     features = [pa.field(feature_column(i), pa.list_(pa.float32(), c)) for i, c in enumerate(channels)]
     return pa.schema([*ROW, pa.field("version", pa.int64()), pa.field("chunk", pa.int64()), *features])
 
@@ -85,15 +85,15 @@ def matrix(column: pa.Array, width: int) -> Float[np.ndarray, "n c"]:
 
 
 def is_damage(error: BaseException) -> bool:
-    """Whether an error may come from damaged data, of which Lance raises any kind, and panics of its Rust."""
+    """Whether an error may come from damaged data: Lance may raise anything, even panics of its Rust code."""
     return isinstance(error, Exception) or type(error).__name__ == PANIC
 
 
-# What follows raises `InputError` on what no scan writes.
+# The functions below raise `InputError` on data that no scan writes.
 
 
 def check_columns(found: pa.Schema, wanted: pa.Schema) -> None:
-    """Compare the columns of a table with those that the record of the collection calls for."""
+    """Check that a table has the columns that the record of the collection implies."""
     for field in wanted:
         index = found.get_field_index(field.name)
         if index < 0:
@@ -103,7 +103,7 @@ def check_columns(found: pa.Schema, wanted: pa.Schema) -> None:
 
 
 def check_values(data: pa.Table | pa.RecordBatch) -> None:
-    """See that every value is there and valid, and that each class has a probability."""
+    """Check that no value is missing or invalid, and that each class has a probability."""
     data.validate(full=True)
     for name in data.column_names:
         column = data.column(name)
@@ -128,25 +128,25 @@ def row(values: Mapping[str, Any], label: str | None) -> Row:
 
 def _check_thumbnail(data: bytes) -> None:
     try:
-        with Image.open(io.BytesIO(data), formats=["JPEG"]) as picture:
-            if max(picture.size) > THUMBNAIL:
-                raise InputError(f"a thumbnail is of {picture.width}x{picture.height} pixels")
+        with Image.open(io.BytesIO(data), formats=["JPEG"]) as thumbnail:
+            if max(thumbnail.size) > THUMBNAIL:
+                raise InputError(f"a thumbnail is of {thumbnail.width}x{thumbnail.height} pixels")
     except (OSError, SyntaxError) as error:  # SyntaxError: Pillow's, of a broken header
-        raise InputError(f"a thumbnail is no JPEG: {error}") from error
+        raise InputError(f"a thumbnail is not a JPEG: {error}") from error
 
 
 def tally_table(tallies: Sequence[Tally], chunk: int) -> pa.Table:
     """The rows of a chunk's tallies, one per layer."""
     rows = [
-        {"chunk": chunk, "layer": number, "count": tally.count, "images": tally.images}
+        {"chunk": chunk, "layer": layer_index, "count": tally.count, "images": tally.images}
         | {name: getattr(tally, name).flatten().numpy() for name in (*LISTED, *SUMMED)}
-        for number, tally in enumerate(tallies)
+        for layer_index, tally in enumerate(tallies)
     ]
     return pa.Table.from_pylist(rows, TALLY_SCHEMA)
 
 
 def tally(values: Mapping[str, Any], layer: LayerAbout, top: int) -> Tally:
-    """The tally that a row of that table holds."""
+    """The tally in a row of the table of tallies."""
     lengths = dict.fromkeys(LISTED, layer.channels * top) | dict.fromkeys(SUMMED, layer.channels)
     for name, length in lengths.items():
         if len(values[name]) != length:
@@ -154,9 +154,9 @@ def tally(values: Mapping[str, Any], layer: LayerAbout, top: int) -> Tally:
     listed = {name: torch.tensor(values[name]).reshape(layer.channels, top) for name in LISTED}
     summed = {name: torch.tensor(values[name], dtype=torch.float64) for name in SUMMED}
     places, positions = listed["places"], layer.extent[0] * layer.extent[1]
-    some = listed["ids"] != NONE
-    if not ((places >= NONE) & (places < positions) & ((places != NONE) == some)).all():
-        raise InputError(f"a tally of {layer.name} lists a place that is not among its {positions}")
+    is_filled = listed["ids"] != NONE
+    if not ((places >= NONE) & (places < positions) & ((places != NONE) == is_filled)).all():
+        raise InputError(f"a tally of {layer.name} lists a place outside its {positions} positions")
     if listed["values"].isnan().any() or min(values["count"], values["images"]) < 0:
-        raise InputError(f"a tally of {layer.name} holds what is no number of activations")
+        raise InputError(f"a tally of {layer.name} holds NaN or negative counts")
     return Tally(**listed, **summed, count=values["count"], images=values["images"])

@@ -1,7 +1,7 @@
-"""For every channel of a layer: where it fires most, and its moments, gathered image by image.
+"""For every channel of a layer: where it fires most, and its moments, accumulated over images.
 
-A tally is a running answer that never grows: `add` takes a batch in, `merged` joins two, in any order
-and grouping, with the same result (sums up to rounding).
+A tally has a fixed size: `of` makes one of a batch, `merged` joins two, in any order and grouping with the
+same result (sums up to rounding).
 """
 
 from dataclasses import dataclass
@@ -10,16 +10,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-NONE = -1  # the id of no image, where fewer than k have been seen
+NONE = -1  # stands in for an image's id if there are fewer than k images
 
 
 @dataclass(frozen=True, eq=False)
 class Tally:
-    """The k greatest values a channel, one an image, with the image's id and the place in the maps.
+    """The k greatest values per channel, one per image, with the image's id and the position in the maps.
 
-    Equal values are in the order of the ids; maps that hold NaN, or nothing above minus infinity, are in no
-    channel's list. `count` is of positions; `sums`, `squares` and `active` (how
-    many positions are above zero) are over all positions of all images.
+    Equal values are ordered by id; maps that hold NaN, or nothing above minus infinity, are left out of the
+    lists. `count` is the number of positions; `sums`, `squares` and `active` (the number of positions above
+    zero) are over all positions of all images.
     """
 
     values: Float[Tensor, "c k"]
@@ -33,37 +33,38 @@ class Tally:
 
     @classmethod
     def empty(cls, channels: int, k: int) -> "Tally":
-        """The tally of no image."""
+        """The tally of no images."""
         ids = torch.full((channels, k), NONE)
         nothing = torch.zeros(channels, dtype=torch.float64)
         return cls(torch.full((channels, k), -torch.inf), ids, ids.clone(), nothing, nothing, nothing, 0, 0)
 
     @classmethod
     def of(cls, maps: Float[Tensor, "n c h w"], ids: Int[Tensor, " n"], k: int) -> "Tally":
-        """The tally of a batch, from its activation maps and the images' ids."""
+        """The tally of a batch: activation maps (n, c, h, w) and the images' ids (n,)."""
         n, c, h, w = maps.shape
         flat = maps.detach().reshape(n, c, h * w).float()
         peaks, places = flat.max(2)  # (n, c) each
         means = flat.mean(2)
-        away = torch.linalg.vector_norm(flat - means[:, :, None], dim=2)  # so that no digits cancel
+        deviations = torch.linalg.vector_norm(flat - means[:, :, None], dim=2)  # avoids cancellation
         above = torch.gt(flat, 0, out=torch.empty_like(flat)).sum(2)
-        means, away, active = (one.double().cpu() for one in (means, away, above))  # (n, c) each
+        # (n, c) each
+        means, deviations, active = (values.double().cpu() for values in (means, deviations, above))
         peaks, places, ids = peaks.T.cpu(), places.T.cpu(), ids.expand(c, n)
-        some = peaks > -torch.inf  # not NaN
-        found = cls(
-            peaks.where(some, -torch.inf),
-            ids.where(some, NONE),
-            places.where(some, NONE),
+        is_number = peaks > -torch.inf  # not NaN
+        tally = cls(
+            peaks.where(is_number, -torch.inf),
+            ids.where(is_number, NONE),
+            places.where(is_number, NONE),
             h * w * means.sum(0),
-            (away.square() + h * w * means.square()).sum(0),
+            (deviations.square() + h * w * means.square()).sum(0),
             active.sum(0),
             n * h * w,
             n,
         )
-        return found._cut(k)
+        return tally._cut(k)
 
     def merged(self, other: "Tally") -> "Tally":
-        """The tally of two sets of images that have none in common."""
+        """The tally of both sets of images, which must be disjoint."""
         joined = Tally(
             torch.cat([self.values, other.values], 1),
             torch.cat([self.ids, other.ids], 1),
@@ -82,17 +83,18 @@ class Tally:
         if (missing := k - values.shape[1]) > 0:
             c = len(values)
             values = torch.cat([values, values.new_full((c, missing), -torch.inf)], 1)
-            ids, places = (torch.cat([one, one.new_full((c, missing), NONE)], 1) for one in (ids, places))
+            ids, places = (
+                torch.cat([lists, lists.new_full((c, missing), NONE)], 1) for lists in (ids, places)
+            )
         by_id = ids.argsort(1)
-        order = by_id.gather(1, values.gather(1, by_id).sort(dim=1, descending=True, stable=True).indices)[
-            :, :k
-        ]
-        values, ids, places = (one.gather(1, order) for one in (values, ids, places))
+        by_value = values.gather(1, by_id).sort(dim=1, descending=True, stable=True).indices  # ties by id
+        order = by_id.gather(1, by_value)[:, :k]
+        values, ids, places = (lists.gather(1, order) for lists in (values, ids, places))
         return Tally(values, ids, places, self.sums, self.squares, self.active, self.count, self.images)
 
     @property
     def mean(self) -> Float[Tensor, " c"]:
-        """Mean and deviation of the activations over all positions of all images."""
+        """The mean over all positions of all images."""
         return self.sums / max(self.count, 1)
 
     @property

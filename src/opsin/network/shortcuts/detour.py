@@ -1,4 +1,4 @@
-"""How to run a network on images that differ from a known one in a square only: on windows around it."""
+"""Running a network on images that differ from a known one only in a square: on windows around it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,9 +16,9 @@ from opsin.network.model import Model
 from opsin.network.regions import OneChannel
 from opsin.network.tracing import Call
 
-# A detour that saves less than this share of the multiplications is not worth its own work; found by trial.
+# a detour that saves less than this share of the multiplications does not pay off; found by trial
 LEAST_SAVING = 0.08
-PASTE = 100  # multiplications that take as long as to copy one activation; found by trial
+PASTE = 100  # multiplications that take as long as copying one activation; found by trial
 
 Place = tuple[slice, slice]  # rows and columns
 
@@ -32,33 +32,33 @@ class Reach:
     high: int
 
     def since(self, other: "Reach") -> "Reach":
-        """What the unit sees of the units of a layer before, where all that it sees goes through these."""
+        """The reach relative to the units of an earlier layer through which everything passes."""
         step = other.stride
         return Reach(
             self.stride // step, (self.low - other.low) // step, (self.high - other.high) // step + 1
         )
 
     def changed(self, start: int, size: int, units: int) -> slice:
-        """Which of so many units see some of what begins at `start` and is `size` long."""
+        """Which of `units` units see a part of the interval [start, start + size)."""
         first = max(0, (start - self.high) // self.stride + 1)
         last = min(units - 1, -(-(start + size - self.low) // self.stride) - 1)
         return slice(first, last + 1)
 
     def most(self, size: int) -> int:
-        """How many units at most see some of what is `size` long."""
+        """The most units that can see a part of an interval of length `size`."""
         return (size + self.high - self.low - 2) // self.stride + 1
 
     def window(self, units: int) -> int:
-        """A length, as a multiple of the stride, that holds what so many units see."""
-        seen = self.stride * (units - 1) + self.high - self.low
-        return -(-(seen + self.stride - 1) // self.stride) * self.stride
+        """A length, a multiple of the stride, that covers what `units` adjacent units see."""
+        extent = self.stride * (units - 1) + self.high - self.low
+        return -(-(extent + self.stride - 1) // self.stride) * self.stride
 
 
 @dataclass(frozen=True)
 class Side:
-    """Along rows or columns: what a stop's units see of the image, and of the maps at the stop before.
+    """Along rows or columns: the reach of a stop's units into the image and into the maps at the stop before.
 
-    On a window of so many of those (of the image, before the first stop) the network is run.
+    `length` is that of the window of these maps (of the image, at the first stop) that the network runs on.
     """
 
     image: Reach
@@ -66,7 +66,7 @@ class Side:
     length: int
 
     def window(self, units: slice, whole: int) -> slice:
-        """The window in a whole of such a length that holds what these units see."""
+        """The window, within maps of length `whole`, that covers what these units see."""
         begin = (units.start + self.before.low // self.before.stride) * self.before.stride
         begin = min(max(0, begin), whole - self.length)
         return slice(begin, begin + self.length)
@@ -74,7 +74,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Stop:
-    """A layer where the units that a square can change are put into the known image's maps."""
+    """A layer where the units that a square can change are pasted into the known image's maps."""
 
     layer: str
     sides: tuple[Side, Side]
@@ -82,30 +82,35 @@ class Stop:
     def pasting(
         self, known: Float[Tensor, "1 c h w"], ran: list[Place], changed: list[Place], next_: list[Place]
     ) -> Callable[[Float[Tensor, "k c _ _"]], Float[Tensor, "k c _ _"]]:
-        """The maps on each image's `next_` window, from those on the window that was `ran`."""
+        """A function that turns each image's maps on its `ran` window into those on its `next_` window."""
 
         def pasted(maps: Tensor) -> Tensor:
-            made = torch.cat([known[:, :, *window] for window in next_])
-            made = made.contiguous(memory_format=torch.channels_last)
-            for own, inner, before, units, window in zip(made, maps, ran, changed, next_, strict=True):
-                to, of = [], []
-                for side, b, u, w in zip(self.sides, before, units, window, strict=True):
-                    first, last = max(u.start, w.start), min(u.stop, w.stop)
-                    to.append(slice(first - w.start, last - w.start))
-                    moved = b.start // side.before.stride
-                    of.append(slice(first - moved, last - moved))
-                own[:, *to] = inner[:, *of]
-            return made
+            pasted_maps = torch.cat([known[:, :, *window] for window in next_])
+            pasted_maps = pasted_maps.contiguous(memory_format=torch.channels_last)
+            for target, source, ran_window, changed_units, next_window in zip(
+                pasted_maps, maps, ran, changed, next_, strict=True
+            ):
+                target_place, source_place = [], []
+                for side, ran_side, changed_side, next_side in zip(
+                    self.sides, ran_window, changed_units, next_window, strict=True
+                ):
+                    first = max(changed_side.start, next_side.start)
+                    last = min(changed_side.stop, next_side.stop)
+                    target_place.append(slice(first - next_side.start, last - next_side.start))
+                    offset = ran_side.start // side.before.stride
+                    source_place.append(slice(first - offset, last - offset))
+                target[:, *target_place] = source[:, *source_place]
+            return pasted_maps
 
         return pasted
 
 
 @dataclass(frozen=True)
 class Detour:
-    """From stop to stop the network runs on a window around what the square can change.
+    """From stop to stop the network runs only on a window around what the square can change.
 
-    At each the units that it can change are put into the known image's maps, of which the next window
-    is cut. Behind the last stop the network goes on with the whole maps.
+    At each stop the changed units are pasted into the known image's maps, from which the next window is
+    cut. After the last stop the network continues with the whole maps.
     """
 
     stops: tuple[Stop, ...]
@@ -153,59 +158,63 @@ def _both(make: Callable[..., slice], *sides: Sequence[object]) -> Place:
 def detour(
     model: Model, images: Float[Tensor, "n 3 h w"], layers: Sequence[str], patch: int
 ) -> Detour | None:
-    """The cheapest detour for squares of `patch` pixels; `None` where none is right or worth it.
+    """The cheapest detour for squares of `patch` pixels; `None` if none is exact or pays off.
 
-    It is taken only where the numbers say that it gives what the plain way gives.
+    It is used only if on test images its results equal those of a plain run.
     """
     stops = _cheapest(model, images[:1], layers, patch)
     while stops:
-        made = Detour(tuple(stops))
-        if _is_right(made, model, images[:1], layers, patch):
-            return made
+        candidate = Detour(tuple(stops))
+        if _is_right(candidate, model, images[:1], layers, patch):
+            return candidate
         stops.pop()
     return None
 
 
 def _cheapest(model: Model, image: Float[Tensor, "1 3 h w"], layers: Sequence[str], patch: int) -> list[Stop]:
-    """The stops that leave the fewest multiplications; none where these save too little."""
-    seen = {"image": (Reach(1, 0, 1),) * 2} | _reaches(model, image, patch, layers)
-    shapes = {"image": image.shape} | _passages(model, image, layers, list(seen)[1:])
-    alike = groupby(list(shapes)[1:], key=seen.__getitem__)  # of layers that see the same the smallest
-    names = [min(reversed(list(group)), key=lambda name: shapes[name].numel()) for _, group in alike]
+    """The stops with the fewest multiplications; none if they save too little."""
+    reaches = {"image": (Reach(1, 0, 1),) * 2} | _reaches(model, image, patch, layers)
+    shapes = {"image": image.shape} | _passages(model, image, layers, list(reaches)[1:])
+    same_reach = groupby(list(shapes)[1:], key=reaches.__getitem__)  # the smallest of layers with equal reach
+    names = [min(reversed(list(group)), key=lambda name: shapes[name].numel()) for _, group in same_reach]
     order, works = list(model.calls), _multiplications(model)
 
     def work(first: str, last: str | None) -> float:
-        """From behind one layer to the end of another."""
+        """The work from after one layer to the end of another."""
         begin = 0 if first == "image" else order.index(first) + 1
         return sum(works[begin : order.index(last) + 1 if last else None]) + PASTE * shapes[first].numel()
 
-    least: dict[str, tuple[float, list[Stop]]] = {"image": (0, [])}
-    for one, other in combinations(["image", *names], 2):
-        if one in least and all(
-            b.stride % a.stride == 0 for a, b in zip(seen[one], seen[other], strict=True)
+    cheapest: dict[str, tuple[float, list[Stop]]] = {"image": (0, [])}
+    for first, second in combinations(["image", *names], 2):
+        if first in cheapest and all(
+            after.stride % before.stride == 0
+            for before, after in zip(reaches[first], reaches[second], strict=True)
         ):
-            cost, stops = least[one]
-            befores = [b.since(a) for a, b in zip(seen[one], seen[other], strict=True)]
-            lengths = [
-                before.window(reach.most(patch)) for before, reach in zip(befores, seen[other], strict=True)
+            cost, stops = cheapest[first]
+            relative = [
+                after.since(before) for before, after in zip(reaches[first], reaches[second], strict=True)
             ]
-            total = cost + prod(lengths) / prod(shapes[one][2:]) * work(one, other)
-            fits = all(length < whole for length, whole in zip(lengths, shapes[one][2:], strict=True))
-            if fits and (other not in least or total < least[other][0]):
-                rows, columns = map(Side, seen[other], befores, lengths)
-                least[other] = (total, [*stops, Stop(other, (rows, columns))])
-    totals = {name: cost + work(name, None) for name, (cost, _) in least.items()}
+            lengths = [
+                before.window(reach.most(patch))
+                for before, reach in zip(relative, reaches[second], strict=True)
+            ]
+            total = cost + prod(lengths) / prod(shapes[first][2:]) * work(first, second)
+            fits = all(length < whole for length, whole in zip(lengths, shapes[first][2:], strict=True))
+            if fits and (second not in cheapest or total < cheapest[second][0]):
+                rows, columns = map(Side, reaches[second], relative, lengths)
+                cheapest[second] = (total, [*stops, Stop(second, (rows, columns))])
+    totals = {name: cost + work(name, None) for name, (cost, _) in cheapest.items()}
     best = min(totals, key=totals.__getitem__)
-    return least[best][1] if totals[best] <= (1 - LEAST_SAVING) * totals["image"] else []
+    return cheapest[best][1] if totals[best] <= (1 - LEAST_SAVING) * totals["image"] else []
 
 
 def _passages(
     model: Model, image: Float[Tensor, "1 3 h w"], layers: Sequence[str], names: Sequence[str]
 ) -> dict[str, torch.Size]:
-    """The `names`, with shapes, through which alone `layers` depend on the image, according to the graph."""
+    """The shapes of those of `names` through which alone `layers` depend on the image, by the graph."""
     try:
         run = model.run(image, (*names, *layers), start="image")
-    except NetworkError:  # one that cannot be differentiated
+    except NetworkError:  # the network cannot be differentiated
         return {}
     leaves = (run["image"] + 0).grad_fn
     pixels = leaves and leaves.next_functions[0][0]
@@ -220,9 +229,9 @@ def _passages(
 def _reaches(
     model: Model, image: Float[Tensor, "1 3 h w"], patch: int, layers: Sequence[str]
 ) -> dict[str, tuple[Reach, Reach]]:
-    """What units see along rows and columns, by layer of maps before the first of `layers`.
+    """The reach along rows and columns of each layer of maps before the first of `layers`.
 
-    Layers in which a square reaches the edge are left out. It is not-a-number, so that its reach is seen.
+    It is measured with a square of NaN. Layers in which the square reaches the edge are left out.
     """
     order = list(model.calls)
     end = min((order.index(layer) for layer in layers if layer in order), default=len(order))
@@ -233,17 +242,17 @@ def _reaches(
     spoiled[..., corner[0] : corner[0] + patch, corner[1] : corner[1] + patch] = torch.nan
     with OneChannel():
         run = model.run(spoiled, names)
-    found = {}
+    reaches = {}
     for name in names:
         reached = run[name].isnan().any(1)[0]  # (h, w)
         rows, columns = map(_reach, (reached.any(1), reached.any(0)), corner, size, (patch, patch))
         if rows and columns:
-            found[name] = (rows, columns)
-    return found
+            reaches[name] = (rows, columns)
+    return reaches
 
 
 def _reach(reached: Bool[Tensor, " n"], start: int, length: int, patch: int) -> Reach | None:
-    """What each of so many units sees, of which a patch at `start` along a side reached some."""
+    """The reach of units along one axis, inferred from which units a patch at `start` changed."""
     stride, rest = divmod(length, len(reached))
     if rest or not reached.any() or reached[0] or reached[-1]:
         return None
@@ -252,7 +261,7 @@ def _reach(reached: Bool[Tensor, " n"], start: int, length: int, patch: int) -> 
 
 
 def _multiplications(model: Model) -> list[int]:
-    """The multiplications of each call's own convolution, in the order of `model.calls`."""
+    """The multiplications of each call's convolution, in the order of `model.calls`; others count little."""
 
     weights = model.weights({call.layer for call in model.calls.values()})
 
@@ -268,23 +277,23 @@ def _multiplications(model: Model) -> list[int]:
 def _is_right(
     detour: Detour, model: Model, image: Float[Tensor, "1 3 h w"], layers: Sequence[str], patch: int
 ) -> bool:
-    """Whether a square in a corner and one at an odd place give what the plain way gives."""
+    """Whether a square in a corner and one at an odd position give the results of a plain run."""
     generator = torch.Generator().manual_seed(0)
     known = model.run(image, detour.layers)
     height, width = image.shape[-2:]
     corners = [(int(r * (height - patch)), int((1 - r) * (width - patch))) for r in (0, 0.55)]
     images = image.repeat(len(corners), 1, 1, 1)
-    for one, (top, left) in zip(images, corners, strict=True):
+    for changed_image, (top, left) in zip(images, corners, strict=True):
         noise = torch.rand(3, patch, patch, generator=generator)
-        one[:, top : top + patch, left : left + patch] = noise.to(one)
+        changed_image[:, top : top + patch, left : left + patch] = noise.to(changed_image)
     try:
         local = detour.run(model, images, corners, patch, layers, known)
-    except (NetworkError, RuntimeError):  # the network does not take images of the window's size
+    except (NetworkError, RuntimeError):  # the network does not accept images of the window's size
         return False
     plain = model.run(images, layers)
     return all(_close(local[layer], plain[layer]) for layer in layers)
 
 
-def _close(one: Tensor, other: Tensor) -> bool:
-    tolerance = torch.finfo(other.dtype).eps ** 0.5 / 4
-    return one.shape == other.shape and bool((one - other).norm() <= tolerance * other.norm())
+def _close(values: Tensor, expected: Tensor) -> bool:
+    tolerance = torch.finfo(expected.dtype).eps ** 0.5 / 4
+    return values.shape == expected.shape and bool((values - expected).norm() <= tolerance * expected.norm())

@@ -1,7 +1,7 @@
-"""Batch normalisation as a part of the convolution before it, where a network is only looked at.
+"""Batch normalisation folded into the convolution before it, for forwards without gradients.
 
 s (W * x + b - mean) + beta with s = gamma / sqrt(var + eps) is W' * x + b' with W' = s W and
-b' = s (b - mean) + beta: one pass over the activations less for each normalisation.
+b' = s (b - mean) + beta: each normalisation folded saves one pass over the activations.
 """
 
 from collections.abc import Sequence
@@ -18,17 +18,17 @@ from opsin.network.activations import Activations
 from opsin.network.model import Model
 from opsin.network.regions import NAMES as CONV_NAMES
 
-PRECISE = (torch.float32, torch.float64)  # in half precision W' would lose what W holds
+PRECISE = (torch.float32, torch.float64)  # in half precision W' would lose digits of W
 NORM_NAMES = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
 NORM_DEFAULTS = {"weight": None, "bias": None, "training": False, "eps": 1e-5}
-EQUAL = 1e-3  # of the greatest activation: more is no rounding
+EQUAL = 1e-3  # of the greatest activation: more than this is not rounding
 
 
 class Folded:
-    """A model whose `run` gives these layers' activations, equal up to rounding, in less time.
+    """A faster model whose `run` gives these layers' activations, equal up to rounding.
 
-    The weights are those of the moment when this is made. What cannot be folded is run as it is: a
-    convolution that is called twice, or whose own output is wanted or read by anything else.
+    The weights are those at creation. A convolution is not folded if it is called twice, or if its own
+    output is requested or read by anything but the normalisation.
     """
 
     def __init__(self, model: Model, layers: Sequence[str]) -> None:
@@ -46,41 +46,45 @@ class Folded:
         """The activations of the layers."""
         with self._mode as mode:
             run = self.model.run(images, self.layers)
-        if mode.open:  # on these images the network goes another way than when it was looked at
+        if mode.open:  # on these images the forward takes another path than when it was examined
             mode.open.clear()
             return self.model.run(images, self.layers)
         return run
 
 
 class _Seeing(TorchFunctionMode):
-    """Notes every convolution, and who reads what it gives."""
+    """Records every convolution and the functions that read its output."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.convolutions: list[tuple[dict[str, Any], Tensor]] = []  # what it was given, what it gave
-        self.readers: dict[int, list[dict[str, Any] | None]] = {}  # of an output: normalisations, or other
+        self.convolutions: list[tuple[dict[str, Any], Tensor]] = []  # arguments and output
+        self.readers: dict[
+            int, list[dict[str, Any] | None]
+        ] = {}  # of an output: arguments of a normalisation, or `None`
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        if any(isinstance(one, Tensor) for one in tree_leaves(result)):  # no question for a shape
+        if any(
+            isinstance(leaf, Tensor) for leaf in tree_leaves(result)
+        ):  # not a query for a shape or the like
             norm = _named(NORM_NAMES, args, kwargs) if func is batch_norm else None
-            for one in tree_leaves((args, kwargs)):
-                if id(one) in self.readers:
-                    self.readers[id(one)].append(norm)
+            for leaf in tree_leaves((args, kwargs)):
+                if id(leaf) in self.readers:
+                    self.readers[id(leaf)].append(norm)
         if func is torch.conv2d:
             self.convolutions.append((_named(CONV_NAMES, args, kwargs), result))
             self.readers[id(result)] = []
         return result
 
     def pairs(self, wanted: Sequence[Tensor]) -> dict[int, tuple[Tensor, Tensor, Tensor]]:
-        """Running mean, W' and b' of each convolution that can be folded, by its weight."""
-        weights = [id(given["weight"]) for given, _ in self.convolutions]
-        found = {}
-        for given, output in self.convolutions:
-            weight, readers = given["weight"], self.readers[id(output)]
-            free = weights.count(id(weight)) == 1 and not any(one is output for one in wanted)
+        """Running mean, W' and b' of each convolution that can be folded, by the id of its weight."""
+        weights = [id(arguments["weight"]) for arguments, _ in self.convolutions]
+        folds = {}
+        for arguments, output in self.convolutions:
+            weight, readers = arguments["weight"], self.readers[id(output)]
+            free = weights.count(id(weight)) == 1 and not any(tensor is output for tensor in wanted)
             norm = readers[0] if len(readers) == 1 else None
             if not (free and norm and weight.dtype in PRECISE) or norm["input"] is not output:
                 continue
@@ -88,17 +92,19 @@ class _Seeing(TorchFunctionMode):
             if norm["training"] or norm["running_mean"] is None:
                 continue
             mean, var = norm["running_mean"].double(), norm["running_var"].double()
-            gamma, beta = (1 if one is None else one.double() for one in (norm["weight"], norm["bias"]))
+            gamma, beta = (
+                1 if tensor is None else tensor.double() for tensor in (norm["weight"], norm["bias"])
+            )
             scale = gamma / (var + norm["eps"]).sqrt()
-            bias = 0 if given.get("bias") is None else given["bias"].double()
+            bias = 0 if arguments.get("bias") is None else arguments["bias"].double()
             shift = scale * (bias - mean) + (0 if norm["bias"] is None else beta)
             kernel = (weight.double() * scale.view(-1, 1, 1, 1)).to(weight)
-            found[id(weight)] = (norm["running_mean"], kernel, shift.to(weight))
-        return found
+            folds[id(weight)] = (norm["running_mean"], kernel, shift.to(weight))
+        return folds
 
 
 class _Folding(TorchFunctionMode):
-    """Convolutions with W' and b', and no normalisation behind them."""
+    """Runs convolutions with W' and b', and skips the normalisations after them."""
 
     def __init__(self, kernels: dict[int, tuple[Tensor, Tensor, Tensor]]) -> None:
         super().__init__()
@@ -127,7 +133,7 @@ def _named(names: Sequence[str], args: Sequence[Any], kwargs: dict[str, Any] | N
     return {**dict(zip(names, args, strict=False)), **(kwargs or {})}
 
 
-def _equal(one: Tensor, other: Tensor) -> bool:
-    known = other[other.isfinite()].abs()
-    largest = float(known.amax()) if len(known) else 0.0
-    return torch.allclose(one, other, rtol=0, atol=EQUAL * largest, equal_nan=True)
+def _equal(values: Tensor, expected: Tensor) -> bool:
+    magnitudes = expected[expected.isfinite()].abs()
+    largest = float(magnitudes.amax()) if len(magnitudes) else 0.0
+    return torch.allclose(values, expected, rtol=0, atol=EQUAL * largest, equal_nan=True)
