@@ -418,6 +418,12 @@ def test_an_error_of_what_replaces_a_layer_is_not_the_network_s(error):
     assert torch.equal(PLAIN.run(IMAGES)["output"], nets.model(nets.plain()).run(IMAGES)["output"])
 
 
+@pytest.mark.parametrize("name", ["image", "output"])
+def test_what_is_no_layer_is_not_replaced(name):
+    with pytest.raises(opsin.InputError, match=f"'{name}' is not a layer"):
+        PLAIN.run(IMAGES, ("output",), replace={name: torch.zeros_like})
+
+
 def test_a_network_that_is_not_edited_is_copied_once_only():
     net = nets.plain()
     model = nets.model(net)

@@ -73,6 +73,12 @@ def test_numbers_are_the_errors_of_the_features_and_of_the_picture():
             assert float(result.numbers[f"{layer} image error"][index]) == pytest.approx(apart, rel=1e-6)
 
 
+def test_a_layer_that_is_named_twice_is_inverted_once():
+    once, twice = (opsin.inversion(MODEL, IMAGES, layers=text, steps=1) for text in ("conv1", "conv1, conv1"))
+    assert twice.numbers.keys() == once.numbers.keys()
+    assert torch.equal(twice.images, once.images)
+
+
 def test_the_score_rises_and_the_features_come_nearer():
     few, many = (
         opsin.inversion(MODEL, IMAGES, layers="relu2", steps=steps, norm_weight=0.0, variation_weight=0.0)

@@ -12,13 +12,8 @@ if TYPE_CHECKING:
     from opsin.results.pictures import Pictures
 
 DAMAGED = "the saved state is damaged: "
-RESULT = (
-    "parameters",
-    "number",
-    "generator",
-    "scores",
-    "finished",
-)  # arrays that are kept of a finished optimisation
+# The arrays that are kept of a finished optimisation
+RESULT = ("parameters", "number", "generator", "scores", "finished")
 
 
 @dataclass

@@ -111,14 +111,15 @@ class Model:
         (n, c, h, w), whatever its layout, or on its values (n, c) for a vector layer.
 
         Activations are as the layer returned them: a later in-place operation does not reach them.
-        The network is left unchanged, whatever is raised (`untouched` lists what cannot be restored);
-        threads may share it.
+        The network is left unchanged, whatever is raised (`untouched` lists what cannot be restored).
 
-        Raises `InputError` on an unknown layer and on images without numbers (sparse, meta), `NetworkError`
-        if the forward fails.
+        Raises `InputError` on an unknown layer, on "image" and "output" in `replace`, and on images without
+        numbers (sparse, meta), `NetworkError` if the forward fails. Threads may share a model.
         """
         if fault := unreadable(images):
             raise InputError(f"a Model runs on a dense tensor (n, 3, h, w), got {fault}")
+        if other := {"image", "output"} & replace.keys():
+            raise InputError(f"{min(other)!r} is not a layer, so it cannot be replaced")
         wanted = {
             (c.layer, c.index): c.name for c in map(self.call, {*layers, *replace, start or "image"}) if c
         }
@@ -178,8 +179,7 @@ class Model:
     def call(self, name: str) -> Call | None:
         """The traced call of this name; `None` for `"image"` and `"output"`, which are not layers.
 
-        Raises `InputError` on an unknown name, and on a layer that is called several times without
-        its `#k`; the error lists the valid names.
+        Raises `InputError`, with valid names, on an unknown one and on one of several calls without its `#k`.
         """
         if name in ("image", "output"):
             return None

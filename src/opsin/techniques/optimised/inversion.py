@@ -60,7 +60,7 @@ def inversion(
     minimised by Adam over the spectrum (`canvas.Fourier`), which keeps the image in [0, 1], in place of
     gradient descent with momentum over pixels.
     """
-    chosen = layers or spread(model)
+    chosen = dict.fromkeys(layers or spread(model))  # a layer that is named twice is inverted once
     mean, _ = model.statistics()
     sigma = NORM / LEVELS * (images[0, 0].numel() / SIDE**2) ** 0.5
     canvas = Fourier(*images.shape[-2:])
