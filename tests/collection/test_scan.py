@@ -773,7 +773,7 @@ def test_a_folder_of_something_else_is_not_written_into(root, tmp_path):
     [
         ({"layers": ["conv9"]}, "unknown layer 'conv9'; nearest: conv2"),
         ({"layers": ["image"]}, "'image' is not a layer"),
-        ({"top": 0}, "top is at least 1"),
+        ({"top": 0}, "top must be at least 1"),
         ({"engine": "rays"}, "unknown engine 'rays'; nearest: ray"),
         ({"address": "auto"}, "only for a Ray cluster"),
     ],
@@ -934,7 +934,11 @@ def test_labels_are_read_with_spaces_around_them(root, tmp_path):
 
 @pytest.mark.parametrize(
     ("settings", "said"),
-    [({"workers": -1}, "workers"), ({"address": "a"}, "engine 'ray'"), ({"top": 0}, "top is at least 1")],
+    [
+        ({"workers": -1}, "workers"),
+        ({"address": "a"}, "engine 'ray'"),
+        ({"top": 0}, "top must be at least 1"),
+    ],
 )
 def test_what_does_not_fit_leaves_no_collection(root, tmp_path, settings, said):
     with pytest.raises(opsin.InputError, match=said):

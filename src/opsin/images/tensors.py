@@ -81,5 +81,5 @@ def check(images: object) -> None:
     low, high = (float(edge) for edge in images.detach().aminmax())
     if not (low >= 0 and high <= 1):
         raise InputError(
-            f"images lie in [0, 1], got [{low:.3g}, {high:.3g}]: do not normalise them, the model does"
+            f"images must lie in [0, 1], got [{low:.3g}, {high:.3g}]: do not normalise them, the model does"
         )

@@ -55,7 +55,7 @@ def resolve(target: object, model: Model, n: int | None = None) -> Objective:
         return logit(target, _class_name(target, model))
     if isinstance(target, str):
         return parse(target, model)
-    raise InputError(f"a target is a class index, a text or an Objective, got {shown(target)}")
+    raise InputError(f"a target must be a class index, a text or an Objective, got {shown(target)}")
 
 
 def one_each(target: object, model: Model, n: int) -> list[Objective]:
