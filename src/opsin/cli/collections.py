@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from opsin.base.choices import DEFAULT_NETWORK
 from opsin.cli.inputs import open_collection, open_model, open_photos, reopen_model
-from opsin.cli.options import DEFAULT_MODEL, OUT, WEIGHTS, check_folder_name, model_option
+from opsin.cli.options import OUT, WEIGHTS, check_folder_name, model_option
 from opsin.cli.signals import exit_code
 from opsin.cli.watch import progress
 
@@ -31,7 +32,7 @@ OWN_MODEL = model_option(None, "By default the collection's own network.")
 
 @click.command()
 @click.argument("folder", type=click.Path())
-@model_option(DEFAULT_MODEL, "")
+@model_option(DEFAULT_NETWORK, "")
 @WEIGHTS
 @click.option(
     "--layer",

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from opsin.base.choices import DEFAULT_NETWORK
 from opsin.base.errors import OpsinError
 from opsin.cli.collections import COMMANDS
 from opsin.cli.from_registry import technique_command
@@ -18,7 +19,6 @@ from opsin.cli.inputs import (
 )
 from opsin.cli.options import (
     ANIMATION,
-    DEFAULT_MODEL,
     EVERY,
     OUT,
     PHOTOS,
@@ -95,7 +95,7 @@ def main() -> None:
 
 @cli.command()
 @PHOTOS
-@model_option(DEFAULT_MODEL)
+@model_option(DEFAULT_NETWORK)
 @WEIGHTS
 @click.option(
     "--target",
@@ -170,15 +170,15 @@ def techniques() -> None:
 @click.argument("family", required=False, type=click.Choice(["timm", "torchvision"]))
 def models(family: str | None) -> None:
     """List the networks of the zoo; with FAMILY, every network of timm or torchvision."""
-    from opsin.zoo import building, by_name
+    from opsin.zoo import entries
 
     if family is not None:
+        from opsin.zoo import building
+
         click.echo("\n".join(f"{family}:{name}" for name in building.available(family)))
         return
-    for name, entry in by_name.ZOO.items():
-        click.echo(f"{name:24} {entry.about}")
-    for form, about in by_name.FORMS.items():
-        click.echo(f"{form:24} {about}")
+    for name, about in {**entries.ENTRIES, **entries.FORMS}.items():
+        click.echo(f"{name:24} {about}")
 
 
 @cli.command()

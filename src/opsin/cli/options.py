@@ -28,7 +28,6 @@ MODEL_HELP = (
     "Network: a zoo name, timm:NAME, torchvision:NAME, hf:NAME or FILE.py:FACTORY. "
     "FILE.py is run as a program: name only files that you trust."
 )
-DEFAULT_MODEL = "tf_efficientnet_lite0"
 WEIGHTS_HELP = "Checkpoint to load in place of the published weights, or 'random'."
 WEIGHTS = click.option("--weights", default=None, help=WEIGHTS_HELP)
 

@@ -5,6 +5,7 @@ import inspect
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
+from opsin.base.choices import DEFAULT_NETWORK
 from opsin.registry.kinds import Photos, Technique, parameter_of
 
 P = ParamSpec("P")
@@ -20,7 +21,7 @@ def technique(
     per_channel: bool = False,
     iterative: bool = False,
     photos: Photos = "each",
-    network: str = "tf_efficientnet_lite0",
+    network: str = DEFAULT_NETWORK,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Register a function `(model, images, ...)` or `(model, ...)` that returns a `Result`."""
 
