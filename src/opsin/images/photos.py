@@ -128,21 +128,45 @@ def folder_photos(path: str | Path) -> list[Path]:
 
 def fitted(photo: Image.Image, frame: Frame) -> NDArray[np.uint8]:
     """Resize and centre-crop a photo: (h, w, 3) bytes."""
+    photo = photo.crop(_middle(photo.size, frame))
+    size, (left, top) = _scaled(photo.size, frame)
+    resized = photo.resize(size, Image.Resampling[frame.interpolation.upper()])
+    return np.array(resized.crop((left, top, left + frame.size[1], top + frame.size[0])))
+
+
+def crop_box(photo: tuple[int, int], frame: Frame) -> tuple[float, float, float, float]:
+    """The part of a photo (width, height) that `fitted` keeps: left, top, width, height as shares of it."""
+    start_x, start_y, end_x, end_y = _middle(photo, frame)
+    (width, height), (left, top) = _scaled((end_x - start_x, end_y - start_y), frame)
+    share_x, share_y = (end_x - start_x) / photo[0], (end_y - start_y) / photo[1]
+    return (
+        start_x / photo[0] + left / width * share_x,
+        start_y / photo[1] + top / height * share_y,
+        frame.size[1] / width * share_x,
+        frame.size[0] / height * share_y,
+    )
+
+
+def _middle(photo: tuple[int, int], frame: Frame) -> tuple[int, int, int, int]:
+    """The box of the photo that is resized: all of it, but of a very long one only the middle."""
+    if frame.squash or max(photo) <= WIDEST * min(photo) * max(frame.size) / min(frame.size):
+        return (0, 0, *photo)
+    width, height = (min(side, WIDEST * min(photo)) for side in photo)
+    left, top = (photo[0] - width) // 2, (photo[1] - height) // 2
+    return (left, top, left + width, top + height)
+
+
+def _scaled(photo: tuple[int, int], frame: Frame) -> tuple[tuple[int, int], tuple[int, int]]:
+    """The width and height that a photo is resized to, and the left and top of the centre crop."""
     height, width = frame.size
-    if not frame.squash and max(photo.size) > WIDEST * min(photo.size) * max(frame.size) / min(frame.size):
-        keep = [min(side, WIDEST * min(photo.size)) for side in photo.size]
-        left, top = ((side - kept) // 2 for side, kept in zip(photo.size, keep, strict=True))
-        photo = photo.crop((left, top, left + keep[0], top + keep[1]))
     h, w = int(height / frame.crop), int(width / frame.crop)  # size before the centre crop
     if frame.squash:
         size = (w, h)
-    elif h * photo.width >= w * photo.height:
-        size = (max(w, int(h * photo.width / photo.height)), h)
+    elif h * photo[0] >= w * photo[1]:
+        size = (max(w, int(h * photo[0] / photo[1])), h)
     else:
-        size = (w, max(h, int(w * photo.height / photo.width)))
-    resized = photo.resize(size, Image.Resampling[frame.interpolation.upper()])
-    left, top = round((size[0] - width) / 2), round((size[1] - height) / 2)
-    return np.array(resized.crop((left, top, left + width, top + height)))
+        size = (w, max(h, int(w * photo[1] / photo[0])))
+    return size, (round((size[0] - width) / 2), round((size[1] - height) / 2))
 
 
 def _rgb(photo: Image.Image, name: str) -> Image.Image:

@@ -22,6 +22,7 @@ def technique(
     iterative: bool = False,
     photos: Photos = "each",
     network: str = DEFAULT_NETWORK,
+    title: str = "",
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Register a function `(model, images, ...)` or `(model, ...)` that returns a `Result`."""
 
@@ -40,6 +41,7 @@ def technique(
         about = Technique(
             function.__name__,
             run,
+            title or function.__name__.replace("_", " ").capitalize(),
             paper,
             reading,
             cost,

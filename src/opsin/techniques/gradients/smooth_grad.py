@@ -14,6 +14,7 @@ from opsin.results.heatmap import Heatmap
 
 
 @technique(
+    title="SmoothGrad",
     paper="Smilkov et al.: SmoothGrad: removing noise by adding noise, 2017 (arXiv:1706.03825)",
     reading="The gradient with its flicker averaged out: structure that stays is what the score rests on.",
     cost=151,
