@@ -28,6 +28,9 @@ TECHNIQUES = catalogue.techniques()
 ON_IMAGES = {name: technique for name, technique in TECHNIQUES.items() if technique.takes_images}
 ITERATIVE = {name: technique for name, technique in TECHNIQUES.items() if technique.iterative}
 RUNNING = ON_IMAGES | ITERATIVE  # all that call the network
+# those whose record names a target for each image
+EXPLAINING = [n for n, t in ON_IMAGES.items() if "target" in t.parameters and not t.iterative]
+AT_LAYER = [n for n, t in TECHNIQUES.items() if any(p.arg.role == "layer" for p in t.parameters.values())]
 TOGETHER = {name for name, technique in TECHNIQUES.items() if technique.photos == "together"}
 LAYER = "conv2"  # there in every twin
 SHORT = {"samples": 3, "steps": 2, "octaves": 2, "clusters": 2, "size": SIZE}  # where a technique takes them
@@ -225,6 +228,48 @@ def test_runs_from_its_defaults_and_gives_a_finite_result_with_its_record(name):
     assert result.record.paper == TECHNIQUES[name].paper
     assert set(TECHNIQUES[name].parameters) <= set(result.record.arguments)
     assert result.record.model["sha256"] == small().weigh().fingerprint
+
+
+@pytest.mark.parametrize("name", EXPLAINING)
+@pytest.mark.parametrize("target", [None, "beagle", "conv2:1", "conv2:1 - 2*beagle", ["tiger cat", "beagle"]])
+def test_the_record_names_what_was_explained_on_each_image(name, target):
+    result = outcome(name, small(), target=target)
+    if isinstance(result, opsin.OpsinError):
+        assert name in {"cam", "layers", "deconvnet"}  # which say that they explain no such target
+        return
+    net, normed = (
+        nets.plain(),
+        (photos() - torch.tensor(nets.MEAN).view(-1, 1, 1)) / torch.tensor(nets.STD).view(-1, 1, 1),
+    )
+    with torch.no_grad():
+        scores, units = net(normed), net.conv2(net.pool(net.relu1(net.conv1(normed))))
+    units = units[:, 1].mean((1, 2))
+    if target == "conv2:1":
+        expected = [("conv2:1", unit, None) for unit in units]
+    elif target == "conv2:1 - 2*beagle":
+        expected = [("conv2:1 - 2*2 (beagle)", value, None) for value in units - 2 * scores[:, 2]]
+    else:
+        classes = scores.argmax(1) if target is None else [2, 2] if target == "beagle" else [1, 2]
+        shares = scores.softmax(1)
+        expected = [(nets.LABELS[c], scores[i, c], shares[i, c]) for i, c in enumerate(classes)]
+    assert len(result.record.targets) == len(expected)
+    for scored, (label, score, probability) in zip(result.record.targets, expected, strict=True):
+        assert scored.name == label
+        assert scored.score == pytest.approx(float(score), rel=1e-5)
+        assert scored.probability == (
+            None if probability is None else pytest.approx(float(probability), rel=1e-4)
+        )
+
+
+@pytest.mark.parametrize("name", [name for name in TECHNIQUES if name not in EXPLAINING])
+def test_a_technique_without_a_target_or_images_scores_none(name):
+    assert run(name, small()).record.targets == ()
+
+
+@pytest.mark.parametrize("name", AT_LAYER)
+def test_the_record_names_the_layer_that_was_taken(name):
+    assert run(name, small()).record.arguments["layer"] == small().default_layer
+    assert run(name, small(), layer="conv1").record.arguments["layer"] == "conv1"
 
 
 @every_iterative

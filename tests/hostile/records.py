@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 import opsin
-from opsin.base.records import Record
+from opsin.base.records import Record, ScoredTarget
 from opsin.images import colour
 from opsin.results.findings import Findings, Shot, Table
 from opsin.results.gallery import Gallery, Panel
@@ -19,7 +19,14 @@ from opsin.results.heatmap import Heatmap
 from opsin.results.map import Map, Spot
 from opsin.results.pictures import Picture, Pictures
 
-RECORD = Record("saliency", "a paper, 2013", {"target": "1"}, {"name": "n", "sha256": "0"}, {"torch": "2"})
+RECORD = Record(
+    "saliency",
+    "a paper, 2013",
+    {"target": "1"},
+    {"name": "n", "sha256": "0"},
+    {"torch": "2"},
+    targets=(ScoredTarget("tabby", 3.5, 0.25),),
+)
 
 
 def results() -> dict[str, opsin.Result]:
@@ -123,6 +130,14 @@ DAMAGES: dict[str, Callable[[Path], None]] = {
     "notes of numbers": _edited(lambda about: about["record"].update(notes=[1])),
     "arguments a list": _edited(lambda about: about["record"].update(arguments=[])),
     "technique a list": _edited(lambda about: about["record"].update(technique=["a"])),
+    "targets null": _edited(lambda about: about["record"].update(targets=None)),
+    "targets of texts": _edited(lambda about: about["record"].update(targets=["tabby"])),
+    "a target without its score": _edited(lambda about: about["record"]["targets"][0].pop("score") and None),
+    "a target named by a number": _edited(lambda about: about["record"]["targets"][0].update(name=7)),
+    "a score that is a text": _edited(lambda about: about["record"]["targets"][0].update(score="high")),
+    "a probability that is a list": _edited(
+        lambda about: about["record"]["targets"][0].update(probability=[0.5])
+    ),
     "versions of numbers": _edited(lambda about: about["record"].update(versions={"torch": 2})),
     "values cut": _cut("values.npz", 0.6),
     "values cut at the start": _cut("values.npz", 0.05),
@@ -144,6 +159,9 @@ DAMAGES: dict[str, Callable[[Path], None]] = {
 # What only some kinds of results have.
 OWN_DAMAGES: dict[tuple[str, str], Callable[[Path], None]] = {
     ("Heatmap", "signed a text"): _edited(lambda about: about.update(signed="yes")),
+    ("Heatmap", "more targets than images"): _edited(
+        lambda about: about["record"]["targets"].append({"name": "a", "score": 1.0, "probability": None})
+    ),
     ("Heatmap", "no overlay"): _edited(lambda about: about.pop("overlay") and None),
     ("Gallery", "panels of two texts"): _edited(lambda about: about.update(panels=[["g", "t"]])),
     ("Gallery", "more panels than arrays"): _edited(lambda about: about["panels"].append(["g", "t", "c"])),

@@ -21,8 +21,31 @@ LARGEST = 256 * MIB  # bytes of a JSON file; the tables of findings are the long
 
 
 @dataclass(frozen=True)
+class ScoredTarget:
+    """What was explained on one image: the printable name of a class, a unit or a sum, and its score there.
+
+    The score is the one before the softmax. The probability is the class's; it is `None` where the target is
+    not one class. A number that is not finite is `None`.
+    """
+
+    name: str
+    score: float | None
+    probability: float | None
+
+    def __post_init__(self) -> None:
+        for field in ("score", "probability"):
+            number = getattr(self, field)
+            if number is not None and not math.isfinite(number):
+                object.__setattr__(self, field, None)
+
+
+@dataclass(frozen=True)
 class Record:
-    """How a result was made: enough to make it again."""
+    """How a result was made: enough to make it again.
+
+    `targets` are what was explained, one for each image; empty for a technique without images or without a
+    target, and for one that makes pictures step by step.
+    """
 
     technique: str
     paper: str
@@ -30,6 +53,7 @@ class Record:
     model: Mapping[str, Any]
     versions: Mapping[str, str]
     notes: tuple[str, ...] = ()
+    targets: tuple[ScoredTarget, ...] = ()
 
 
 def as_json(value: object) -> str:

@@ -12,13 +12,14 @@ from torch import Tensor
 
 from opsin.base.errors import InputError, OutOfMemoryError
 from opsin.base.job import CAUTION, current, note, within
-from opsin.base.records import PACKAGES, Record, versions
+from opsin.base.records import PACKAGES, Record, ScoredTarget, versions
 from opsin.base.trail import Trail
 from opsin.images import tensors
 from opsin.network.backward import lacks_memory
 from opsin.network.finite import Scores, caution
 from opsin.network.model import Model
 from opsin.objectives.parsing import resolve
+from opsin.registry.explained import Explained
 from opsin.registry.kinds import Parameter, Technique, checked
 from opsin.results.heatmap import Heatmap
 from opsin.results.pictures import Picture, Pictures
@@ -50,13 +51,19 @@ def call_technique(
         _take(about, parameter, given, arguments, pictures)
     scores = Scores()
     targets = [name for name, parameter in about.parameters.items() if parameter.arg.role == "target"]
+    explained = [
+        Explained(model, given["images"], given[name])
+        for name in targets
+        if about.takes_images and not about.iterative
+    ]
+    given.update({name: target.followed() for name, target in zip(targets, explained, strict=False)})
     given.update({name: given[name].watched(scores.see) for name in targets})
 
-    def record() -> Record:
+    def record(scored: tuple[ScoredTarget, ...] = ()) -> Record:
         facts: dict[str, Any] = {"name": model.name, "sha256": weights.fingerprint, "load": model.loaded}
         facts |= {name: list(getattr(model, name)) for name in ("size", "mean", "std")}
         facts |= {name: getattr(model, name) for name in ("crop", "squash", "interpolation")}
-        return Record(about.name, about.paper, arguments, facts, versions(PACKAGES), tuple(notes))
+        return Record(about.name, about.paper, arguments, facts, versions(PACKAGES), tuple(notes), scored)
 
     def finished(result: Pictures, trail: Trail) -> Pictures:
         state = trail.flat() | {f"given.{name}": value for name, value in pictures.items()}
@@ -88,7 +95,8 @@ def call_technique(
         if isinstance(result, Heatmap) and (blank := result.blank()):
             note(f"{CAUTION}the map is zero everywhere for image {', '.join(map(str, blank))}")
         caution(model, given.get("images"), [*scores.not_finite(), *result.not_finite()])
-    return finished(result, trail) if about.iterative else replace(result, record=record())
+        scored = explained[0].targets() if explained else ()
+    return finished(result, trail) if about.iterative else replace(result, record=record(scored))
 
 
 def _take(

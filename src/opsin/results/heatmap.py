@@ -11,6 +11,7 @@ from torch.nn.functional import interpolate
 from typing_extensions import TypedDict  # pydantic reads typing's from Python 3.12 on
 
 from opsin.base.arrays import array
+from opsin.base.errors import InputError
 from opsin.images import colour
 from opsin.results.result import Result, plain
 
@@ -71,5 +72,8 @@ class Heatmap(Result):
     def _from_arrays(cls, arrays: dict[str, Tensor], facts: dict[str, Any]) -> "Heatmap":
         images = array(arrays, "images", None, 3, None, None)
         values = array(arrays, "values", len(images), None, None, None)
+        record = facts.get("record")
+        if record is not None and len(record.targets) not in (0, len(images)):
+            raise InputError(f"{len(record.targets)} targets for {len(images)} images")
         extras = {k.removeprefix("extra_"): v for k, v in arrays.items() if k not in ("images", "values")}
         return cls(values, images, extras=extras, **facts)
