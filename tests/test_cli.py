@@ -101,8 +101,10 @@ def test_every_technique_is_a_command(here, call, name):
     result = opsin.Result.load("out")
     assert result.record.technique == name
     assert result.record.model["name"] == "own"
-    with Image.open("out/000.png") as picture:
-        assert min(picture.size) >= 32
+    assert Path("out", result.files()[0][0]).is_file()
+    for path in Path("out").glob("*.png"):
+        with Image.open(path) as picture:
+            assert min(picture.size) >= 32
 
 
 @pytest.mark.parametrize("name", catalogue.names())
@@ -393,8 +395,8 @@ def test_several_targets_make_several_pictures(here, call):
     made = opsin.Result.load("out")
     assert [panel.group for panel in made.panels] == ["1 (blue dog)", "0.3:2"]
     assert sorted(p.name for p in Path("out").iterdir()) == [
-        "000.png",
-        "001.png",
+        "0_3_2.png",
+        "blue_dog.png",
         "manifest.json",
         "record.json",
         "values.npz",

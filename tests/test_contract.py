@@ -1,6 +1,9 @@
 """Every technique keeps every promise: a new one is tested because it is registered."""
 
+import inspect
+import pydoc
 import random
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -331,8 +334,83 @@ def test_draws_itself(name):
     if isinstance(result, opsin.Heatmap):
         assert [picture.size for _, picture in pictures] == [(SIZE, SIZE)] * 2
     page = result._repr_html_()
-    assert page.count("<img") == len(pictures)
+    each = 3 if isinstance(result, opsin.Heatmap) else 1  # of a map also the photo and the scale
+    assert page.count("<img") == each * min(len(pictures), 9)
     assert name in page
+    assert len(page) < 300_000
+    lines = repr(result).splitlines()
+    assert 3 <= len(lines) <= 5 or name == "filters"
+    assert f"{name} on {result.record.model['name']}" in lines[0]
+    assert all(len(line) <= 100 for line in lines)
+
+
+@every
+def test_its_files_say_what_they_are_and_come_in_the_order_of_its_pictures(name, tmp_path):
+    result = run(name, small())
+    result.save(tmp_path / "out")
+    names = [file for file, _ in result.files()]
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.png")) == sorted(names)
+    assert len(set(names)) == len(names)
+    for file in names:
+        assert re.fullmatch(r"[a-z][a-z0-9_]*(-[a-z0-9_]+)*\.png", file)
+    if isinstance(result, opsin.Heatmap):
+        targets = [target.name.split(", ")[0].replace(" ", "_") for target in result.record.targets]
+        assert names == [f"{name}-{target}.png" for target in targets]
+
+
+@every
+def test_its_parts_are_results_too(name, tmp_path):
+    result = run(name, small())
+    parts = list(result)
+    assert len(parts) == len(result)
+    for part in (parts[-1], result[0]):
+        assert type(part) is type(result)
+        assert len(part) == 1
+        part.save(tmp_path / "out")
+        assert opsin.Result.load(tmp_path / "out") == part
+    if isinstance(result, opsin.Heatmap | opsin.Pictures):
+        whole = np.asarray(result)
+        assert len(whole) == len(result)
+        for row, part in zip(whole, parts, strict=True):
+            np.testing.assert_array_equal(np.asarray(part)[0], row)
+    if name in EXPLAINING and isinstance(result, opsin.Heatmap):
+        assert [part.record.targets for part in parts] == [(target,) for target in result.record.targets]
+
+
+@pytest.mark.parametrize("name", AT_LAYER)
+def test_a_list_of_layers_gives_a_result_for_each(name):
+    results = run(name, small(), layer=["relu2", "conv1"])
+    assert results == [run(name, small(), layer="relu2"), run(name, small(), layer="conv1")]
+    with pytest.raises(opsin.InputError, match=r"'conv9'.*conv"):
+        run(name, small(), layer=["conv1", "conv9"])
+    for bad in ([], [3], ["conv1", None]):
+        with pytest.raises(opsin.InputError, match="layers' names"):
+            run(name, small(), layer=bad)
+
+
+@every
+def test_help_has_its_equation_settings_and_paper_in_plain_words(name):
+    technique = TECHNIQUES[name]
+    text = pydoc.plain(pydoc.render_doc(technique.run))
+    flat = " ".join(text.split())
+    assert "Annotated" not in text
+    assert "jaxtyping" not in text
+    assert "Objective" not in text.splitlines()[2]
+    assert " ".join(technique.docstring.split()) in flat
+    assert technique.paper in flat
+    assert technique.reading in flat
+    for key, parameter in technique.parameters.items():
+        assert f"{key}: {parameter.arg.help}" in flat
+        if parameter.arg.role == "value" and parameter.default is not None and not parameter.required:
+            assert f"(default {parameter.default!r})" in flat
+    assert ("list of layers" in text) == (name in AT_LAYER)
+    assert (
+        list(inspect.signature(technique.run).parameters)[: 1 + technique.takes_images]
+        == [
+            "model",
+            "images",
+        ][: 1 + technique.takes_images]
+    )
 
 
 @every
@@ -343,7 +421,6 @@ def test_save_then_load_is_the_identity(name, tmp_path):
     assert loaded == result
     assert loaded.record == result.record
     assert type(loaded) is type(result)
-    assert len(list(folder.glob("*.png"))) == len(result.pictures())
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 

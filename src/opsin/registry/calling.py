@@ -28,7 +28,10 @@ from opsin.results.pictures import Picture, Pictures
 def call_technique(
     about: Technique, function: Callable[..., Any], signature: inspect.Signature, args: Any, kwargs: Any
 ) -> Any:
-    """The technique's result on inputs that are checked and resolved, with its record."""
+    """The technique's result on inputs that are checked and resolved, with its record.
+
+    For a list of layers it is a list of results, one for each layer.
+    """
     try:
         bound = signature.bind(*args, **kwargs)
     except TypeError as error:
@@ -40,6 +43,10 @@ def call_technique(
         raise InputError(
             f"{about.name} takes an opsin.Model first, got {type(model).__name__}: see opsin.load"
         )
+    for name, parameter in about.parameters.items():
+        if parameter.arg.role == "layer" and isinstance(given[name], list | tuple):
+            layers = _layers(about.name, name, given[name], model)
+            return [about.run(**given | {name: layer}) for layer in layers]
     arguments: dict[str, Any] = {}
     pictures: dict[str, Tensor] = {}
     if about.takes_images:
@@ -116,7 +123,9 @@ def _take(
     elif role == "layer":
         value = _default_layer(model, given.get("target")) if value is None else value
         if not isinstance(value, str):
-            raise InputError(f"{about.name}: {name} is a layer's name, not {value!r}")
+            raise InputError(
+                f"{about.name}: {name} must be a layer's name or a list of layers' names, not {value!r}"
+            )
         model.call(value)  # raises on an unknown one
         arguments[name] = value
     elif role == "layers":
@@ -160,7 +169,7 @@ def _layers(technique: str, name: str, value: object, model: Any) -> list[str]:
     """Layers from a text with commas or a sequence of names."""
     names = value.split(",") if isinstance(value, str) else value
     if not isinstance(names, list | tuple) or not names or not all(isinstance(one, str) for one in names):
-        raise InputError(f"{technique}: {name} are layers' names, not {value!r}")
+        raise InputError(f"{technique}: {name} must be layers' names, not {value!r}")
     names = [one.strip() for one in names]
     for one in names:
         model.call(one)  # raises on an unknown one

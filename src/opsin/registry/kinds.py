@@ -83,7 +83,12 @@ class Technique:
     @property
     def summary(self) -> str:
         """The first sentence of the docstring."""
-        return (inspect.getdoc(self.run) or "").split("\n\n")[0].replace("\n", " ")
+        return self.docstring.split("\n\n")[0].replace("\n", " ")
+
+    @property
+    def docstring(self) -> str:
+        """The docstring as it stands in the file, without what `help` adds."""
+        return inspect.getdoc(inspect.unwrap(self.run)) or ""
 
 
 def parameter_of(parameter: inspect.Parameter) -> Parameter:

@@ -30,7 +30,7 @@ class Shot:
 
     group: str
     caption: str
-    data: bytes
+    data: bytes = field(repr=False)
     lead: bool = False
 
     @classmethod
@@ -87,7 +87,7 @@ class FindingsFacts(TypedDict):
     facts: dict[str, Any]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Findings(Result):
     """Pictures in groups and tables, under a title; `facts` hold the same data for programs."""
 
@@ -101,6 +101,10 @@ class Findings(Result):
     def pictures(self) -> list[tuple[str, Image.Image]]:
         """One picture per shot."""
         return [(f"{shot.group}: {shot.caption}", shot.picture) for shot in self.shots]
+
+    def contents(self) -> tuple[str, str]:
+        """The title, and how many pictures and tables there are."""
+        return "found", f"{self.title}: {len(self.shots)} pictures, {len(self.tables)} tables"
 
     def groups(self) -> list[tuple[str, list[Shot], list[Shot]]]:
         """Each group's name, the shots that head it, and the others."""

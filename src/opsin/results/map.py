@@ -4,7 +4,7 @@ import builtins
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import ceil, sqrt
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ class Spot:
     label: str | None
     seen: str | None
     probability: float | None
-    thumbnail: bytes
+    thumbnail: bytes = field(repr=False)
 
     def size(self, side: int) -> tuple[int, int]:
         """Width and height; the longer is `side`."""
@@ -67,7 +67,7 @@ class MapFacts(TypedDict):
     spots: list[tuple[str, str | None, str | None, float | None, float, float]]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Map(Result):
     """Images with their positions in a plane, in the unit of the method; the second coordinate points up."""
 
@@ -92,6 +92,10 @@ class Map(Result):
             sheet.paste(ImageOps.expand(spot.drawn(inner), border, colour or LINE), (left, top))
         hidden = ", the others would cover them" if len(shown) < len(boxes) else ""
         return [(f"{len(shown):,} of {len(boxes):,} images shown{hidden}", sheet)]
+
+    def contents(self) -> tuple[str, str]:
+        """The title and the number of images."""
+        return "shows", f"{self.title}: {len(self.spots):,} images"
 
     def html(self) -> str:
         """The page with embedded thumbnails."""
