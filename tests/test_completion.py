@@ -160,6 +160,15 @@ def test_the_same_file_is_known_by_every_path(seen, offered, monkeypatch):
     assert offered(f"opsin grad_cam -m {seen}/net.py:good -l 0.3") == ["0.3"]
 
 
+def test_a_folder_that_is_called_like_a_family_changes_nothing(here, call, offered):
+    model = nets.model(nets.plain())
+    model.loaded = ["timm:plain"]
+    assert model.calls
+    remembered.remember(model)
+    Path("timm").mkdir()
+    assert offered("opsin occlusion -m timm:plain -t beag") == ["beagle"]
+
+
 @pytest.mark.parametrize("damage", ["", "{", "[]", "[" * 100_000, '{"network": 1, "state": 2}', "null"])
 def test_a_damaged_cache_offers_nothing(seen, offered, damage):
     (file,) = remembered.folder().iterdir()

@@ -59,21 +59,23 @@ def recall(name: str) -> Names:
 
 
 def _full(name: str) -> str:
-    """The name with the absolute path of what it names, if that is a file or a folder."""
+    """The name with the absolute path of its file or folder, if it names one."""
     file, _, factory = name.rpartition(":")
     if file.endswith(".py"):
         return f"{Path(file).absolute()}:{factory}"
     kind, _, folder = name.partition(":")
-    return f"hf:{Path(folder).absolute()}" if kind == "hf" and _state(f"{folder}:") else name
+    # os.path.isdir does not raise on a name that no file can have
+    return f"hf:{Path(folder).absolute()}" if kind == "hf" and os.path.isdir(folder) else name  # noqa: PTH112
 
 
 def _state(name: str) -> list[int] | None:
-    """When the file in a network's name was changed last, and its size; `None` if it names no file."""
+    """When the file of code in a network's name was changed last, and its size; `None` if there is none."""
+    file = name.rpartition(":")[0]
     try:
-        status = Path(name.rpartition(":")[0]).stat()
+        status = Path(file).stat()
     except (OSError, ValueError):
         return None
-    return [status.st_mtime_ns, status.st_size]
+    return [status.st_mtime_ns, status.st_size] if file.endswith(".py") else None
 
 
 def _cached(name: str) -> Path:

@@ -58,9 +58,9 @@ ZSH = """\
             file) _path_files -f ;;
         esac
     done
-    (( $#described )) && _describe -V unsorted described -U
-    (( $#plain )) && compadd -U -V unsorted -a plain
-    (( $#unfinished )) && compadd -U -S '' -V unsorted -a unfinished
+    (( $#described )) && _describe -V unsorted described -U -i "$IPREFIX"
+    (( $#plain )) && compadd -U -i "$IPREFIX" -V unsorted -a plain
+    (( $#unfinished )) && compadd -U -i "$IPREFIX" -S '' -V unsorted -a unfinished
 }
 
 if [[ $zsh_eval_context[-1] == loadautofunc ]]; then
