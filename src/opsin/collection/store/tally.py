@@ -92,6 +92,12 @@ class Tally:
         values, ids, places = (lists.gather(1, order) for lists in (values, ids, places))
         return Tally(values, ids, places, self.sums, self.squares, self.active, self.count, self.images)
 
+    def of_channels(self, channels: Int[Tensor, " m"]) -> "Tally":
+        """The tally of some channels, in this order."""
+        lists = (part[channels] for part in (self.values, self.ids, self.places))
+        sums = (part[channels] for part in (self.sums, self.squares, self.active))
+        return Tally(*lists, *sums, count=self.count, images=self.images)
+
     @property
     def mean(self) -> Float[Tensor, " c"]:
         """The mean over all positions of all images."""
