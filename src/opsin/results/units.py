@@ -128,7 +128,8 @@ class Units(Findings):
         sheets: dict[str, list[tuple[Shot, str]]] = {}
         for shot, address in zip(self.shots, addresses, strict=True):
             sheets.setdefault(shot.group, []).append((shot, address))
-        units, seen = [], {}
+        units: list[dict[str, Any]] = []
+        seen: dict[int | None, tuple[float, float, float, float]] = {}
         for unit in self.told["units"]:
             name = f"{self.told['layer']}:{unit['channel']}"
             peaks = [peak for peak in unit["top"] if peak["photo"] is not None]

@@ -4,7 +4,7 @@ A tally has a fixed size: `of` makes one of a batch, `merged` joins two, in any 
 same result (sums up to rounding).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -94,9 +94,8 @@ class Tally:
 
     def of_channels(self, channels: Int[Tensor, " m"]) -> "Tally":
         """The tally of some channels, in this order."""
-        lists = (part[channels] for part in (self.values, self.ids, self.places))
-        sums = (part[channels] for part in (self.sums, self.squares, self.active))
-        return Tally(*lists, *sums, count=self.count, images=self.images)
+        parts = ("values", "ids", "places", "sums", "squares", "active")
+        return replace(self, **{name: getattr(self, name)[channels] for name in parts})
 
     @property
     def mean(self) -> Float[Tensor, " c"]:
