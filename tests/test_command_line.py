@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import opsin
-from opsin.cli.options import DEFAULT_MODEL
+from opsin.base.choices import DEFAULT_NETWORK
 from opsin.registry import catalogue
 from opsin.zoo import by_name
 from opsin.zoo.entries import ENTRIES, FORMS
@@ -99,7 +99,7 @@ def test_networks_are_listed_as_json(call):
 
 
 def test_the_zoo_lists_what_loads(call):
-    assert DEFAULT_MODEL in ENTRIES
+    assert DEFAULT_NETWORK in ENTRIES
     assert all(by_name.reopens(name) for name in ENTRIES)
     _, out, _ = call("models")
     assert [line.split()[0] for line in out.splitlines()] == [*ENTRIES, *FORMS]

@@ -65,6 +65,10 @@ MODEL_HELP = (
     "Network: a zoo name, timm:NAME, torchvision:NAME, hf:NAME or FILE.py:FACTORY. "
     "FILE.py is run as a program: name only files that you trust."
 )
+COLLECTION = click.argument("collection", type=click.Path())
+JSON = click.option(
+    "--json", "as_json", is_flag=True, help="Print the facts as JSON to stdout, and nothing else there."
+)
 WEIGHTS_HELP = "Checkpoint to load in place of the published weights, or 'random'."
 WEIGHTS = click.option(
     "--weights", cls=Once, default=None, help=WEIGHTS_HELP, shell_complete=completion.files

@@ -5,7 +5,7 @@ import os
 import re
 import warnings
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ WIDEST = (
     64  # aspect ratio: of a longer photo only the middle survives the centre crop, so only that is resized
 )
 PROGRAMS = ("EPS",)  # formats that Pillow would run in Ghostscript
+DIGITS = 4  # of shares of a photo's sides
 BACKGROUND = (255, 255, 255)  # what shows through transparent pixels
 
 
@@ -126,47 +127,52 @@ def folder_photos(path: str | Path) -> list[Path]:
     return photos
 
 
+class Framing(NamedTuple):
+    """How a photo becomes an image: its part `kept` is resized to `size`, and cropped at `left` and `top`."""
+
+    kept: tuple[int, int, int, int]
+    size: tuple[int, int]
+    left: int
+    top: int
+
+
+def framing(width: int, height: int, frame: Frame) -> Framing:
+    """How a photo of this size is resized and cropped."""
+    rows, columns = frame.size
+    sides, kept = (width, height), (0, 0, width, height)
+    if not frame.squash and max(sides) > WIDEST * min(sides) * max(frame.size) / min(frame.size):
+        keep = [min(side, WIDEST * min(sides)) for side in sides]
+        left, top = ((side - kept) // 2 for side, kept in zip(sides, keep, strict=True))
+        kept, (width, height) = (left, top, left + keep[0], top + keep[1]), keep
+    h, w = int(rows / frame.crop), int(columns / frame.crop)  # size before the centre crop
+    if frame.squash:
+        size = (w, h)
+    elif h * width >= w * height:
+        size = (max(w, int(h * width / height)), h)
+    else:
+        size = (w, max(h, int(w * height / width)))
+    return Framing(kept, size, round((size[0] - columns) / 2), round((size[1] - rows) / 2))
+
+
 def fitted(photo: Image.Image, frame: Frame) -> NDArray[np.uint8]:
     """Resize and centre-crop a photo: (h, w, 3) bytes."""
-    photo = photo.crop(_middle(photo.size, frame))
-    size, (left, top) = _scaled(photo.size, frame)
+    kept, size, left, top = framing(*photo.size, frame)
+    if kept[2:] != photo.size:
+        photo = photo.crop(kept)
     resized = photo.resize(size, Image.Resampling[frame.interpolation.upper()])
     return np.array(resized.crop((left, top, left + frame.size[1], top + frame.size[0])))
 
 
-def crop_box(photo: tuple[int, int], frame: Frame) -> tuple[float, float, float, float]:
-    """The part of a photo (width, height) that `fitted` keeps: left, top, width, height as shares of it."""
-    start_x, start_y, end_x, end_y = _middle(photo, frame)
-    (width, height), (left, top) = _scaled((end_x - start_x, end_y - start_y), frame)
-    share_x, share_y = (end_x - start_x) / photo[0], (end_y - start_y) / photo[1]
+def crop_box(width: int, height: int, frame: Frame) -> tuple[float, float, float, float]:
+    """The part of a photo that `fitted` keeps: left, top, width and height as shares of the photo's."""
+    kept, size, left, top = framing(width, height, frame)
+    across, down = (kept[2] - kept[0]) / size[0], (kept[3] - kept[1]) / size[1]  # photo's pixels in one
     return (
-        start_x / photo[0] + left / width * share_x,
-        start_y / photo[1] + top / height * share_y,
-        frame.size[1] / width * share_x,
-        frame.size[0] / height * share_y,
+        (kept[0] + left * across) / width,
+        (kept[1] + top * down) / height,
+        frame.size[1] * across / width,
+        frame.size[0] * down / height,
     )
-
-
-def _middle(photo: tuple[int, int], frame: Frame) -> tuple[int, int, int, int]:
-    """The box of the photo that is resized: all of it, but of a very long one only the middle."""
-    if frame.squash or max(photo) <= WIDEST * min(photo) * max(frame.size) / min(frame.size):
-        return (0, 0, *photo)
-    width, height = (min(side, WIDEST * min(photo)) for side in photo)
-    left, top = (photo[0] - width) // 2, (photo[1] - height) // 2
-    return (left, top, left + width, top + height)
-
-
-def _scaled(photo: tuple[int, int], frame: Frame) -> tuple[tuple[int, int], tuple[int, int]]:
-    """The width and height that a photo is resized to, and the left and top of the centre crop."""
-    height, width = frame.size
-    h, w = int(height / frame.crop), int(width / frame.crop)  # size before the centre crop
-    if frame.squash:
-        size = (w, h)
-    elif h * photo[0] >= w * photo[1]:
-        size = (max(w, int(h * photo[0] / photo[1])), h)
-    else:
-        size = (w, max(h, int(w * photo[1] / photo[0])))
-    return size, (round((size[0] - width) / 2), round((size[1] - height) / 2))
 
 
 def _rgb(photo: Image.Image, name: str) -> Image.Image:

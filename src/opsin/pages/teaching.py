@@ -20,15 +20,16 @@ STRIP = ("grad_cam", "guided_backprop", "deconvnet", "saliency")  # beside the p
 PARTS = (
     Part(
         "Where does it look?",
-        "Coarse answers from the last maps, and a slow one without gradients: cover a place and see what happens.",
+        "Coarse answers from the last maps, and a slow one without gradients: cover a place and see what "
+        "happens.",
         ("grad_cam", "cam", "hires_cam", "grad_cam_plus_plus", "layer_cam", "score_cam", "ablation_cam"),
         ("maps", "covering"),
     ),
     Part(
         "Which details?",
-        "Three rules for going back through a rectifier, next to each other. The gradient passes what the photo let "
-        "pass on the way up; deconvnet passes only positive signals; guided backpropagation asks for both, and is the "
-        "sharpest and the one that depends least on the class.",
+        "Three rules for going back through a rectifier, next to each other. The gradient passes where the "
+        "rectifier was open on the way up; deconvnet passes what is positive on the way back; guided "
+        "backpropagation asks for both: it is the sharpest, and depends least on the class.",
         (
             "saliency",
             "deconvnet",
