@@ -59,12 +59,12 @@ class Overlay(NamedTuple):
 def overlay(values: Float[Tensor, "h w"], *, signed: bool) -> Overlay:
     """One map as a transparent picture: the stronger the value, the more opaque its colour."""
     values = torch.nan_to_num(values.detach().cpu().float())
-    peak = _peak(values)
-    single = (values / peak).clamp(-1, 1)
+    highest = peak(values)
+    single = (values / highest).clamp(-1, 1)
     painted = _painted(single if signed else FAINTEST + (1 - FAINTEST) * single, signed)
     strength = OPACITY * (single.abs() if signed else single.clamp(min=0))
     alpha = (strength * 255).round().byte().numpy()[..., None]
-    return Overlay(Image.fromarray(np.concatenate([painted, alpha], -1), "RGBA"), peak)
+    return Overlay(Image.fromarray(np.concatenate([painted, alpha], -1), "RGBA"), highest)
 
 
 def smooth(values: Float[Tensor, "n c h w"], size: tuple[int, int]) -> Float[Tensor, "n c H W"]:
@@ -121,10 +121,11 @@ def _painted(values: Float[Tensor, "h w"], signed: bool) -> UInt8[np.ndarray, "h
 def limit(values: Tensor) -> float:
     """The value at which colours saturate: few pixels of a gradient are beyond it."""
     flat = values.abs().flatten()
-    return float(flat.kthvalue(max(1, round(SATURATION * len(flat)))).values) or _peak(values)
+    return float(flat.kthvalue(max(1, round(SATURATION * len(flat)))).values) or peak(values)
 
 
-def _peak(values: Tensor) -> float:
+def peak(values: Tensor) -> float:
+    """The largest size of a value; 1 if all are zero."""
     return float(values.abs().max()) or 1.0
 
 

@@ -163,16 +163,20 @@ def fitted(photo: Image.Image, frame: Frame) -> NDArray[np.uint8]:
     return np.array(resized.crop((left, top, left + frame.size[1], top + frame.size[0])))
 
 
-def crop_box(width: int, height: int, frame: Frame) -> tuple[float, float, float, float]:
-    """The part of a photo that `fitted` keeps: left, top, width and height as shares of the photo's."""
-    kept, size, left, top = framing(width, height, frame)
-    across, down = (kept[2] - kept[0]) / size[0], (kept[3] - kept[1]) / size[1]  # photo's pixels in one
-    return (
-        (kept[0] + left * across) / width,
-        (kept[1] + top * down) / height,
-        frame.size[1] * across / width,
-        frame.size[0] * down / height,
-    )
+def in_photo(
+    region: tuple[float, float, float, float], width: int, height: int, frame: Frame
+) -> tuple[float, float, float, float]:
+    """Where a part of the image lies in the photo: left, top, right, bottom, as shares of the photo's sides.
+
+    `region` has the same order, in pixels of the image.
+    """
+    (left, top, right, bottom), size, *origin = framing(width, height, frame)
+    kept, start, sides = (right - left, bottom - top), (left, top), (width, height)
+    ends = [
+        round((start[i % 2] + (edge + origin[i % 2]) * kept[i % 2] / size[i % 2]) / sides[i % 2], DIGITS)
+        for i, edge in enumerate(region)
+    ]
+    return ends[0], ends[1], ends[2], ends[3]
 
 
 def _rgb(photo: Image.Image, name: str) -> Image.Image:

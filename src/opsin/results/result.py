@@ -129,8 +129,9 @@ class Result(ABC):
         If that is the name of a .png, .jpg or .webp file, the result's one picture is written there, and
         nothing else.
 
-        Pictures are PNG, those of findings WebP or JPEG. All files are written or none. Raises `InputError` if the folder or file cannot be written, or holds
-        something that Opsin did not write, and if several pictures were to go into one file.
+        Pictures are PNG, those of findings WebP or JPEG. All files are written or none. Raises `InputError`
+        if the folder or file cannot be written, or holds something that Opsin did not write, and if several
+        pictures were to go into one file.
         """
         if is_picture_file(Path(folder)):
             return write_picture(self._only_picture(folder), Path(folder))

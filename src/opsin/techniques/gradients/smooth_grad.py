@@ -43,4 +43,4 @@ def smooth_grad(
     for _ in steps(range(samples), samples, "smooth_grad"):
         normal = torch.randn(images.shape[1:], generator=generator, dtype=images.dtype).to(images)
         total += image_gradient(model, images + noise * spread * normal, target)
-    return Heatmap(total / samples, images, signed=True, overlay=False)
+    return Heatmap(total / samples, images, signed=True, overlay=False, summed=True)
