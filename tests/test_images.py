@@ -10,6 +10,8 @@ from timm.data.transforms_factory import create_transform
 import opsin
 from nets import model as tiny_model
 from nets import plain
+from opsin.collection.files.decoding import Cut
+from opsin.images import photos
 from opsin.images.photos import open_photo
 from opsin.images.tensors import check, read
 
@@ -144,3 +146,20 @@ def test_reading_equals_timms_evaluation_transform(tmp_path, size):
 def test_images_are_checked(images, said):
     with pytest.raises(opsin.InputError, match=said):
         check(images)
+
+
+@pytest.mark.parametrize("squash", [False, True])
+@pytest.mark.parametrize("side", [(300, 200), (200, 300), (4000, 20), (20, 4000)])
+def test_a_part_of_the_image_is_found_in_the_photo(side, squash):
+    """A photo whose red and green tell where a pixel lies."""
+    width, height = side
+    across, down = np.meshgrid((np.arange(width) + 0.5) / width, (np.arange(height) + 0.5) / height)
+    photo = Image.fromarray((255 * np.stack([across, down, 0 * down], -1)).round().astype(np.uint8))
+    cut = Cut((48, 64), 0.8, "bilinear", squash)
+    pixels = photos.fitted(photo, cut)
+    for row, column in ((5, 7), (24, 32), (40, 60)):
+        left, top, right, bottom = photos.in_photo((column, row, column + 1, row + 1), width, height, cut)
+        assert (left + right) / 2 == pytest.approx(pixels[row, column, 0] / 255, abs=0.012)
+        assert (top + bottom) / 2 == pytest.approx(pixels[row, column, 1] / 255, abs=0.012)
+        assert left < right
+        assert top < bottom

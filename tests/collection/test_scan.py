@@ -959,3 +959,13 @@ def test_labels_that_are_no_classes_leave_the_image_to_the_network(root, tmp_pat
     assert len(found) == len(made)
     with pytest.raises(opsin.InputError, match="unknown layer of the collection 'conv2'"):
         made.showing("conv2:1")
+
+
+def test_of_the_only_image_that_cannot_be_read_is_said_why(tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/a.png").write_bytes(b"no")
+    with pytest.raises(
+        opsin.InputError, match=r"the only image below .* cannot be read: a\.png is not an image"
+    ):
+        scan(tmp_path / "photos", tmp_path / "c")
+    assert not (tmp_path / "c").exists()
