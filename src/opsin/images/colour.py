@@ -22,6 +22,12 @@ SATURATION = 0.995
 OPACITY = 0.85
 FAINTEST = 0.3
 COLOURFULNESS = 0.3
+# the colours of each kind of map from left to right, for legends; overlays begin at `FAINTEST`
+SCALES = {
+    "sequential": tuple(SEQUENTIAL.split()),
+    "diverging": tuple(DIVERGING.split()),
+    "grey": ("000000", "808080", "ffffff"),
+}
 FRAME_DURATION = 100  # milliseconds per frame of an animation
 TILE_GAP = 1  # pixels between the tiles of a grid
 GRID_WIDTH = 320  # pixels: small tiles are enlarged by whole factors until a grid is about this wide
