@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from opsin.collection.ask.units import units as units
     from opsin.collection.scan.scanning import scan as scan
     from opsin.collection.store.store import Collection as Collection
+    from opsin.images.samples import sample as sample
     from opsin.images.tensors import read as read
     from opsin.network.model import Model as Model
     from opsin.objectives.features import diversity as diversity
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from opsin.objectives.units import unit as unit
     from opsin.optimise.ascent import ascend as ascend
     from opsin.optimise.recipe import Recipe as Recipe
+    from opsin.pages.explain import compare as compare
     from opsin.pages.explain import explain as explain
     from opsin.registry.resuming import resume as resume
     from opsin.results.findings import Findings as Findings
@@ -57,6 +59,7 @@ _PUBLIC = {
     "OpsinError": "base.errors",
     "OutOfMemoryError": "base.errors",
     "read": "images.tensors",
+    "sample": "images.samples",
     "Model": "network.model",
     "Objective": "objectives.objective",
     "channel": "objectives.units",
@@ -68,6 +71,7 @@ _PUBLIC = {
     "StopEarly": "base.job",
     "listening": "base.job",
     "resume": "registry.resuming",
+    "compare": "pages.explain",
     "explain": "pages.explain",
     "Gallery": "results.gallery",
     "Heatmap": "results.heatmap",

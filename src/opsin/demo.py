@@ -1,24 +1,15 @@
-"""What `make demo` runs: explain a sample photo that comes with scikit-image."""
+"""What `make demo` runs: explain the sample photo, in which a network has two classes to choose from."""
 
 import sys
-import tempfile
-from pathlib import Path
-
-from PIL import Image
-from skimage import data
 
 from opsin.cli import main as command
-
-PHOTO = "cat.png"
+from opsin.images.samples import sample_file
 
 
 def main() -> None:
-    """Write the sample photo to a temporary file and call the command line on it."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / PHOTO
-        Image.fromarray(data.cat()).save(path)
-        sys.argv = ["opsin", "explain", str(path), "-o", "demo"]
-        command.main()
+    """Call the command line on the sample photo."""
+    sys.argv = ["opsin", "explain", str(sample_file("cat_and_espresso")), "-o", "demo"]
+    command.main()
 
 
 if __name__ == "__main__":

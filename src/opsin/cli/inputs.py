@@ -83,10 +83,13 @@ def open_collection(folder: str) -> "Collection":
     return Collection(folder)
 
 
-def open_photos(photos: tuple[str, ...], target: str | None = None) -> "list[tuple[str, Opened]]":
+def open_photos(
+    photos: tuple[str, ...], target: str | None = None, failures: list[str] | None = None
+) -> "list[tuple[str, Opened]]":
     """The photos, those in folders, and those of collections that show the target, with their names.
 
-    Few are held decoded at once. Files and folders have been checked: their photos can be read.
+    Few are held decoded at once. Files and folders have been checked: their photos can be read. With a list of
+    `failures`, photos that cannot be read are put there in place of raising, as long as others can.
     """
     from opsin.images.photos import decoded, folder_photos, open_photo
 
@@ -104,9 +107,17 @@ def open_photos(photos: tuple[str, ...], target: str | None = None) -> "list[tup
                 raise InputError(f"{path} holds no images yet")
             found += [(r.name, partial(read, collection.source, r.path)) for r in collection.showing(target)]
         else:
-            for one in folder_photos(path):
-                opened(one)
-                found.append((one.name, partial(opened, one)))
+            for file in folder_photos(path):
+                try:
+                    opened(file)
+                except InputError as error:
+                    if failures is None:
+                        raise
+                    failures.append(str(error))
+                else:
+                    found.append((file.name, partial(opened, file)))
+    if failures and not found:
+        raise InputError("; ".join(failures))
     return [(name.encode("utf-8", "backslashreplace").decode(), photo) for name, photo in found]
 
 

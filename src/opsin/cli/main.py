@@ -2,29 +2,22 @@
 
 import os
 import sys
-from pathlib import Path
 from typing import Any
 
 import click
 
-from opsin.base.choices import DEFAULT_NETWORK
 from opsin.base.errors import OpsinError
 from opsin.cli import completion as complete
 from opsin.cli import lists
 from opsin.cli.collections import COMMANDS
+from opsin.cli.explaining import compare, explain
 from opsin.cli.from_registry import technique_command
 from opsin.cli.inputs import (
-    batches,
-    default_model,
-    open_collection,
-    open_photos,
     reopen_model,
 )
 from opsin.cli.options import (
     ANIMATION,
     EVERY,
-    OUT,
-    PHOTOS,
     WEIGHTS,
     Once,
     check_folder_name,
@@ -91,7 +84,7 @@ def cli() -> None:
     """
 
 
-for command in (*COMMANDS, lists.techniques, lists.models):
+for command in (explain, compare, *COMMANDS, lists.techniques, lists.models):
     cli.add_command(command)
 
 
@@ -131,75 +124,6 @@ def completion(shell: str) -> None:
     from opsin.cli.shells import script
 
     click.echo(script(cli, shell), nl=False)
-
-
-@cli.command()
-@PHOTOS
-@model_option(DEFAULT_NETWORK)
-@WEIGHTS
-@click.option(
-    "--target",
-    "-t",
-    default=None,
-    help="Class name or index, layer:channel, layer:channel@row,column, or a sum.",
-    shell_complete=complete.targets,
-)
-@click.option(
-    "--layer",
-    "-l",
-    default=None,
-    help="Layer, for the techniques that take one.",
-    shell_complete=complete.layers,
-)
-@click.option(
-    "--technique",
-    "techniques",
-    multiple=True,
-    help="Technique to run (may be repeated); by default all inexpensive ones.",
-    shell_complete=complete.techniques,
-)
-@click.option(
-    "--collection",
-    type=click.Path(),
-    default=None,
-    help="Collection to show similar images from: see `opsin scan`.",
-)
-@OUT
-def explain(
-    photos: tuple[str, ...],
-    model_name: str,
-    weights: str | None,
-    target: str | None,
-    layer: str | None,
-    techniques: tuple[str, ...],
-    collection: str | None,
-    folder: str | None,
-) -> None:
-    """Explain photos on one page: the top classes, then every technique side by side."""
-    for name in techniques:
-        catalogue.declared(name)
-    from opsin.base.folders import writing
-    from opsin.pages.explain import explain as run
-
-    place = folder or "explain"
-    with writing(place) as fresh:
-        alike = open_collection(collection) if collection else None
-        opened = open_photos(photos, target)  # fail on bad paths before loading the network
-        model = default_model(model_name, weights, (collection, *photos))
-        ((images,),) = batches(opened, model, "together")
-        names = [name for name, _ in opened]
-        with progress(iterative=False):
-            report = run(
-                model,
-                images,
-                target=target,
-                layer=layer,
-                techniques=list(dict.fromkeys(techniques)) or None,
-                names=names,
-                collection=alike,
-            )
-            report.write_into(fresh)
-    click.echo(Path(place) / "index.html")
 
 
 @cli.command()

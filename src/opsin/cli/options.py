@@ -56,7 +56,6 @@ ANIMATION = click.option(
     show_default=True,
     help="File format of animations.",
 )
-JSON = click.option("--json", "as_json", cls=Once, is_flag=True, help="Print JSON in place of a table.")
 
 
 Command = TypeVar("Command", bound=Callable[..., Any] | click.Command)
@@ -67,7 +66,11 @@ MODEL_HELP = (
 )
 COLLECTION = click.argument("collection", type=click.Path())
 JSON = click.option(
-    "--json", "as_json", is_flag=True, help="Print the facts as JSON to stdout, and nothing else there."
+    "--json",
+    "as_json",
+    cls=Once,
+    is_flag=True,
+    help="Print the facts as JSON to stdout, and nothing else there.",
 )
 WEIGHTS_HELP = "Checkpoint to load in place of the published weights, or 'random'."
 WEIGHTS = click.option(

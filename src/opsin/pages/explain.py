@@ -185,8 +185,10 @@ class _Running:
 def _has_own_target(technique: Technique, seen: View) -> bool:
     """Whether its default target is better than a class: the strongest unit, for deconvnet."""
     default = inspect.signature(technique.run.__wrapped__).parameters["target"].default  # type: ignore[attr-defined]
-    return default is not inspect.Parameter.empty and default is not PREDICTED and all(
-        "output" in goal.layers for goal in seen.goals
+    return (
+        default is not inspect.Parameter.empty
+        and default is not PREDICTED
+        and all("output" in goal.layers for goal in seen.goals)
     )
 
 
@@ -204,7 +206,9 @@ def _chosen(names: str | Sequence[str], settings: Settings, target: object) -> l
     for technique in chosen:
         required = [p for p in technique.parameters.values() if p.required]
         known = settings.get(technique.name, {})
-        missing = [p.name for p in required if p.name not in known and (p.arg.role != "target" or target is None)]
+        missing = [
+            p.name for p in required if p.name not in known and (p.arg.role != "target" or target is None)
+        ]
         if missing:
             raise InputError(f"{technique.name} needs a {missing[0]}: use `opsin {technique.name}`")
     return chosen

@@ -86,22 +86,30 @@ def figures(answer: Answer, index: int, view: View | None, target: str) -> list[
         return _map(technique, result, index, view, own, about)
     if isinstance(result, Pictures):
         return [
-            Figure(technique, panel.group, webp_uri(colour.photo(panel.image), PICTURE), panel.caption, **about)
+            Figure(
+                technique, panel.group, webp_uri(colour.photo(panel.image), PICTURE), panel.caption, **about
+            )
             for panel in result.panels[:MOST_SHOWN]
         ]
     if isinstance(result, Gallery):
         return [
-            Figure(technique, "", webp_uri(p.picture(), PICTURE), f"{p.group}, {p.title}: {p.caption}", **about)
+            Figure(
+                technique, "", webp_uri(p.picture(), PICTURE), f"{p.group}, {p.title}: {p.caption}", **about
+            )
             for p in result.panels[:MOST_SHOWN]
         ]
-    return [Figure(technique, target, data_uri(picture), caption, **about) for caption, picture in result.pictures()]
+    return [
+        Figure(technique, target, data_uri(picture), caption, **about)
+        for caption, picture in result.pictures()
+    ]
 
 
 def _map(
     technique: Technique, result: Heatmap, index: int, view: View | None, target: str, about: dict[str, Any]
 ) -> list[Figure]:
     values = result.values[index : index + 1]
-    box = None if view is None else tuple(round(100 * edge, 3) for edge in view.box)
+    left, top, right, bottom = view.box if view else (0.0, 0.0, 1.0, 1.0)
+    box = (100 * left, 100 * top, 100 * right, 100 * bottom)
     if result.overlay and values.shape[1] == 1:
         height, width = result.images.shape[-2:]
         share = OVERLAY / max(height, width)
@@ -111,8 +119,17 @@ def _map(
         ends = (_number(-peak if result.signed else 0), _number(peak))
         return [
             Figure(
-                technique, target, webp_uri(picture, OVERLAY), "", True, box, scale, *ends, _probe(values), **about
-            )  # fmt: skip
+                technique,
+                target,
+                webp_uri(picture, OVERLAY),
+                "",
+                True,
+                box,
+                scale,
+                *ends,
+                _probe(values),
+                **about,
+            )
         ]
     drawn = values.sum(1, keepdim=True) if result.summed else values
     grey = drawn.shape[1] == 3
@@ -121,16 +138,16 @@ def _map(
     ends = (_number(-limit if result.signed or grey else 0), _number(limit))
     apart = webp_uri(colour.heat(values[0], signed=True), PICTURE) if result.summed else ""
     whole = webp_uri(colour.heat(drawn[0], signed=result.signed), PICTURE)
-    figures = [
-        Figure(technique, target, whole, "", False, box, scale, *ends, _probe(drawn), apart, **about)  # fmt: skip
-    ]
+    figures = [Figure(technique, target, whole, "", False, box, scale, *ends, _probe(drawn), apart, **about)]
     if "box" in result.extras:
-        top, left, bottom, right = result.extras["box"][index].tolist()
-        patch = (slice(top, bottom), slice(left, right))
+        up, start, down, end = result.extras["box"][index].tolist()
+        patch = (slice(up, down), slice(start, end))
         seen = webp_uri(colour.photo(result.images[index][:, *patch]), PICTURE)
         back = webp_uri(colour.heat(values[0][:, *patch], signed=True), PICTURE)
         figures = [
-            Figure(technique, target, back, "the unit's patch, projected", False, None, scale, *ends, **about),
+            Figure(
+                technique, target, back, "the unit's patch, projected", False, None, scale, *ends, **about
+            ),
             Figure(technique, target, seen, "the same patch of the photo", **about),
         ]
     return figures
@@ -145,7 +162,9 @@ def tree(result: Result) -> tuple[Node, ...]:
     leaves = []
     for group, panels in groups.items():
         name, _, kind = group.rpartition(" (")
-        pictures = tuple((p.title, p.caption, webp_uri(p.picture(), SHEET)) for p in panels if "bias" not in p.title)
+        pictures = tuple(
+            (p.title, p.caption, webp_uri(p.picture(), SHEET)) for p in panels if "bias" not in p.title
+        )
         leaves.append((name.split("."), Node(name, kind.rstrip(")"), pictures, ())))
     return _nested(leaves, 0)
 

@@ -1,5 +1,6 @@
 """One page with a real picture of every technique, on sample photos and networks that anyone can get."""
 
+import shlex
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -14,14 +15,17 @@ from opsin.base.extras import extra
 from opsin.base.folders import PAGE, RECORD, storing, writing
 from opsin.base.job import steps
 from opsin.base.records import as_json
+from opsin.images import colour
+from opsin.images.samples import sample
 from opsin.images.tensors import fit, whole
 from opsin.network.model import Model
-from opsin.pages.cards import card_of
+from opsin.pages.figures import Figure, Node, figures, tree
+from opsin.pages.views import Answer
 from opsin.registry import catalogue
 from opsin.registry.kinds import Technique
-from opsin.results.html import page
+from opsin.results.heatmap import Heatmap
+from opsin.results.html import page, webp_uri
 from opsin.results.result import Result
-from opsin.zoo import vgg
 from opsin.zoo.by_name import load
 
 with extra("gallery"):
@@ -33,18 +37,16 @@ SIDE = 384  # pixels, of whole photos
 # Settings where the defaults would take long, or where there is no default
 SETTINGS: dict[str, Callable[[], dict[str, Any]]] = {
     "class_model": lambda: {"target": "flamingo; bell pepper; goose", "l2": 0.0, "blur": 1.0},
-    "deconvnet": lambda: {"target": "relu4_3:433"},  # the cat's eye
     "feature_visualization": lambda: {
-        "target": "flamingo; bald eagle; blocks.3:5; blocks.4:30",
+        "target": "flamingo; bald eagle; inception_4c:5; inception_4d:30",
         "steps": 256,
     },
     "facets": lambda: {"target": "tiger cat", "clusters": 3},
     "inversion": lambda: {"steps": 200},
-    "score_cam": lambda: {"layer": "blocks.5"},
     "texture": lambda: {"steps": 150},
     "style_transfer": lambda: {"style": picture(data.immunohistochemistry()), "size": SIDE, "steps": 100},
 }
-NETWORKS = {"deconvnet": vgg.NAME}  # with pooling, and so with switches
+NETWORKS: dict[str, str] = {}  # for techniques that another network shows better
 PHOTO: dict[str, Callable[[], Any]] = {
     "texture": data.gravel,
     "deepdream": lambda: load_sample_image("china.jpg"),
@@ -69,12 +71,18 @@ def gallery(folder: str | Path) -> Path:
             with storing():
                 (place / technique.name).mkdir()
             result.write_into(place / technique.name)
-        networks = list(dict.fromkeys(technique.network for technique in known.values()))
+        shown: dict[str, Any] = {technique.name: _shown(technique, result) for technique, result in results}
         groups = [
-            (title, [pair for pair in results if pair[0].name in members])
-            for title, members in catalogue.sections().items()
+            (title, [shown[name] for name in members]) for title, members in catalogue.sections().items()
         ]
-        html = page("gallery.html", card=card_of, results=results, networks=networks, groups=groups)
+        html = page(
+            "gallery.html",
+            groups=groups,
+            count=len(known),
+            networks=list(dict.fromkeys(technique.network for technique in known.values())),
+            photos=[("sample", webp_uri(colour.photo(fit(_photo("grad_cam"), model(None))), SIDE), "1 / 1")],
+            scales=colour.SCALES,
+        )
         about = {"kind": "Gallery page", "techniques": list(known)}
         with storing():
             (place / PAGE).write_text(html, "utf-8")
@@ -87,13 +95,42 @@ def made(technique: Technique, model: Model) -> Result:
     settings = SETTINGS.get(technique.name, dict)()
     if not technique.takes_images:
         return technique.run(model, **settings)  # type: ignore[no-any-return]
-    photo = Image.fromarray(PHOTO.get(technique.name, data.cat)()).convert("RGB")
+    photo = _photo(technique.name)
     given = {
         "each": lambda: fit(photo, model)[None],
         "whole": lambda: whole(photo, SIDE),
         "together": lambda: crops(photo, model),
     }[technique.photos]()
     return technique.run(model, given, **settings)  # type: ignore[no-any-return]
+
+
+def _photo(name: str) -> Image.Image:
+    """The photo that a technique is shown on: the sample with two classes, unless `PHOTO` names another."""
+    return Image.fromarray(PHOTO[name]()).convert("RGB") if name in PHOTO else sample()
+
+
+def _shown(technique: Technique, result: Result) -> tuple[str, str, str, list[Figure], tuple[Node, ...]]:
+    """A technique's title, the command that makes its result, the photo below its maps, and its figures."""
+    nodes = tree(result) if technique.name == "layers" else ()
+    count = len(result) if isinstance(result, Heatmap) else 1
+    cards = [
+        card
+        for index in range(0 if nodes else count)
+        for card in figures(Answer(technique, result), index, None, "")
+    ]
+    return technique.title, command(technique), "photo-sample", cards, nodes
+
+
+def command(technique: Technique) -> str:
+    """The command that makes the technique's result in the gallery from the sample photo."""
+    settings = SETTINGS.get(technique.name, dict)()
+    options = [
+        f"--{name.replace('_', '-')} {'PICTURE' if isinstance(value, Tensor) else shlex.quote(str(value))}"
+        for name, value in settings.items()
+    ]
+    network = NETWORKS.get(technique.name)
+    photo = ["PHOTO"] if technique.takes_images else []
+    return " ".join(["opsin", technique.name, *photo, *options, *([f"-m {network}"] if network else [])])
 
 
 def picture(pixels: Any) -> Float[Tensor, "1 3 h w"]:

@@ -66,8 +66,12 @@ class Section:
                     ]
                     if cards:
                         rows.append({"title": self.title(view, index), "target": target, "cards": cards})
-                shared = [a for name in names for a in view.answers if a.technique.name == name and not a.targets]
-                cards = [card for a in shared for n in range(_count(a.result)) for card in figures(a, n, view, "")]
+                shared = [
+                    a for name in names for a in view.answers if a.technique.name == name and not a.targets
+                ]
+                cards = [
+                    card for a in shared for n in range(_count(a.result)) for card in figures(a, n, view, "")
+                ]
                 if cards:
                     rows.append({"title": "", "target": None, "cards": cards})
             trees = [tree(a.result) for v in self.views for a in v.answers if a.technique.name == "layers"]

@@ -39,7 +39,7 @@ class Answer:
 class View:
     """A photo as one network sees it, with the targets to explain at one layer, and the answers.
 
-    `box` is the part of the photo that the network is shown: left, top, right, bottom, as shares of its sides.
+    `box` is the part of the photo that the network is shown: left, top, right, bottom as shares of its sides.
     `top` are the most probable classes with score and probability; `no_classes` says why there are none.
     """
 
@@ -96,13 +96,9 @@ def goals_of(target: object, model: Model) -> tuple[Objective, ...]:
     return tuple({goal.name: goal for goal in goals}.values())
 
 
-def _default_goals(
-    model: Model, image: Float[Tensor, "1 3 h w"], output: Tensor
-) -> tuple[Objective, ...]:
+def _default_goals(model: Model, image: Float[Tensor, "1 3 h w"], output: Tensor) -> tuple[Objective, ...]:
     if output.ndim == 2:
-        return tuple(
-            logit(index, f"{index} ({model.label(index)})") for index in two_kinds(model, image)
-        )
+        return tuple(logit(index, f"{index} ({model.label(index)})") for index in two_kinds(model, image))
     layer = model.default_layer
     strongest = model.run(image, (layer,)).pooled(layer)[0].argmax()
     return (channel(layer, int(strongest)),)
@@ -119,9 +115,9 @@ def _top(
             return (), f"{CAUTION}{error}"
         shape = "×".join(map(str, output.shape[1:])) or "one number"
         return (), (
-            f"The network gives {shape} for an image, not one score per class. A target can be a channel of any "
-            f"layer, such as {layer}:0, one unit of it, {layer}:0@3,4, or a sum of these; where none is named, "
-            f"the strongest channel of {layer} is explained."
+            f"The network gives {shape} for an image, not one score per class. A target can be a channel of "
+            f"any layer, such as {layer}:0, one unit of it, {layer}:0@3,4, or a sum of these; where none is "
+            f"named, the strongest channel of {layer} is explained."
         )
     probabilities = model.probabilities(output)[0]
     if not probabilities.isfinite().all():
