@@ -43,6 +43,9 @@ SET = click.option(
     metavar="TECHNIQUE.SETTING=VALUE",
     help="Setting of one technique, such as occlusion.patch=8; may be repeated.",
 )
+VALUES = click.option(
+    "--values", is_flag=True, help="Write the raw arrays beside the pictures, some 10 MB for each photo."
+)
 
 
 @click.command()
@@ -68,6 +71,7 @@ SET = click.option(
     default=None,
     help="Collection to show similar images from: see `opsin scan`.",
 )
+@VALUES
 @OUT
 def explain(
     photos: tuple[str, ...],
@@ -78,6 +82,7 @@ def explain(
     techniques: tuple[str, ...],
     settings: tuple[str, ...],
     collection: str | None,
+    values: bool,
     folder: str | None,
 ) -> None:
     """Explain photos on one page: the classes, where the network looks, which details, what is inside."""
@@ -90,7 +95,7 @@ def explain(
             given["collection"] = open_collection(collection)
         return run(model, list(opened.values()), layer=layer, names=list(opened), **given)
 
-    _page(run, photos, targets, techniques, settings, folder or "explain")
+    _page(run, photos, targets, techniques, settings, values, folder or "explain")
 
 
 @click.command()
@@ -116,6 +121,7 @@ def explain(
 )
 @TECHNIQUE
 @SET
+@VALUES
 @OUT
 def compare(
     photos: tuple[str, ...],
@@ -124,6 +130,7 @@ def compare(
     layers: tuple[str, ...],
     techniques: tuple[str, ...],
     settings: tuple[str, ...],
+    values: bool,
     folder: str | None,
 ) -> None:
     """Compare networks, layers or targets on photos, side by side on one page."""
@@ -134,7 +141,7 @@ def compare(
         models = [open_model(name, None) for name in dict.fromkeys(model_names)]
         return run(models, list(opened.values()), layers=layers or None, names=list(opened), **given)
 
-    _page(run, photos, targets, techniques, settings, folder or "compare")
+    _page(run, photos, targets, techniques, settings, values, folder or "compare")
 
 
 def _page(
@@ -143,6 +150,7 @@ def _page(
     targets: tuple[str, ...],
     techniques: tuple[str, ...],
     settings: tuple[str, ...],
+    values: bool,
     folder: str,
 ) -> None:
     """Make the page of the photos that can be read; say what could not be done, with exit code 1."""
@@ -164,7 +172,7 @@ def _page(
         )
         with progress(iterative=False):
             report = run(opened, given)
-            report.write_into(fresh)
+            report.write_into(fresh, values=values)
     click.echo(Path(folder) / "index.html")
     if report.asked:
         failures += [f"{name}: {why}" for name, why in report.left_out]

@@ -88,8 +88,8 @@ def open_photos(
 ) -> "list[tuple[str, Opened]]":
     """The photos, those in folders, and those of collections that show the target, with their names.
 
-    Few are held decoded at once. Files and folders have been checked: their photos can be read. With a list of
-    `failures`, photos that cannot be read are put there in place of raising, as long as others can.
+    Few are held decoded at once. Files and folders have been checked: their photos can be read. With a list
+    of `failures`, photos that cannot be read are put there in place of raising, as long as others can.
     """
     from opsin.images.photos import decoded, folder_photos, open_photo
 

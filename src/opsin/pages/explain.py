@@ -49,8 +49,9 @@ def explain(
     `photos` are images for the network, or photos of any size, which the page then shows whole. `target` may
     be several: a list, or a text with semicolons; they are shown side by side. By default it is the predicted
     class and, if one is probable enough, the next class of another kind. `target` and `layer` go to the
-    techniques that take them, `settings` are further ones by technique: `{"occlusion": {"patch": 8}}`. `names`
-    are the photos' headings. With a `collection` the images of it that are nearest to each photo are shown.
+    techniques that take them, `settings` are further ones by technique: `{"occlusion": {"patch": 8}}`.
+    `names` are the photos' headings. With a `collection` the images of it that are nearest to each photo are
+    shown.
 
     A technique that does not fit the network or the target is left out, and the report says why. Raises
     `InputError` if no photo can be explained, or if none of the techniques asked for can be run.

@@ -22,8 +22,8 @@ from opsin.results.result import Result
 
 OVERLAY = 320  # pixels of the longer side of a map that is laid over a photo
 PICTURE = 320  # of a picture
-PROBED = 112  # rows and columns of values that can be hovered over, at most
-SHEET = 72  # pixels of a layer's tiles on the page
+PROBED = 56  # rows and columns of values that can be hovered over, at most
+SHEET = 64  # pixels of a layer's tiles on the page
 MOST_SHOWN = 24  # pictures of one result on the page
 
 
@@ -40,8 +40,8 @@ class Probe:
 class Figure:
     """A picture with what it needs to be read.
 
-    An `overlay` lies over the photo at `box` (left, top, right, bottom in percent); any other picture stands for
-    itself. `scale` names the colours (`sequential`, `diverging`, `grey`, or none), from `low` to `high`.
+    An `overlay` lies over the photo at `box` (left, top, right, bottom in percent); any other picture stands
+    for itself. `scale` names the colours (`sequential`, `diverging`, `grey`, or none), from `low` to `high`.
     """
 
     technique: Technique

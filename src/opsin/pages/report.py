@@ -106,16 +106,16 @@ class Report:
         """The networks, each once."""
         return list({v.model.name: v.model for s in self.sections for v in s.views}.values())
 
-    def save(self, folder: str | Path) -> Path:
-        """Write `index.html`, and beside it a folder per photo with each technique's `Result.save`.
+    def save(self, folder: str | Path, *, values: bool = False) -> Path:
+        """Write `index.html`, and beside it a folder per photo with each technique's pictures and record.
 
-        Returns the page's path. Raises `InputError` where the folder cannot be written.
+        With `values` the raw arrays are written too, as `Result.save` does: some 10 MB for each photo. Returns the page's path. Raises `InputError` where the folder cannot be written.
         """
         with writing(folder) as place:
-            self.write_into(place)
+            self.write_into(place, values=values)
         return Path(folder) / PAGE
 
-    def write_into(self, place: Path) -> None:
+    def write_into(self, place: Path, *, values: bool = False) -> None:
         """Write the files of `save` into an existing folder."""
         results = [
             (section.name, folder, answer.result)
@@ -127,7 +127,7 @@ class Report:
             inner = place / name / folder
             with storing():
                 inner.mkdir(parents=True)
-            result.write_into(inner)
+            result.write_into(inner) if values else result.write_pictures(inner)
         with storing():
             (place / PAGE).write_text(self.html(), "utf-8")
             (place / RECORD).write_text(as_json(self.facts()), "utf-8")

@@ -7,6 +7,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader
 from PIL import Image
 
+QUALITY = 80  # of WebP pictures on pages
+
 
 def data_uri(picture: Image.Image) -> str:
     """The picture as a PNG in a `data:` URI, for a page that needs no other file."""
@@ -28,7 +30,7 @@ def webp_uri(picture: Image.Image, side: int) -> str:
     picture = picture.copy()
     picture.thumbnail((side, side))
     buffer = io.BytesIO()
-    picture.save(buffer, "WEBP", quality=85)
+    picture.save(buffer, "WEBP", quality=QUALITY)
     return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 

@@ -141,9 +141,15 @@ class Result(ABC):
 
     def write_into(self, place: Path) -> None:
         """Write the files of `save` into an existing folder."""
+        self.write_pictures(place)
+        self.write_data(place)
+
+    def write_pictures(self, place: Path) -> None:
+        """Write the pictures and how they were made into an existing folder, without the arrays."""
+        facts = {"kind": type(self).__name__, "record": asdict(self.record) if self.record else None}
         with storing():
             self._draw_into(place)
-        self.write_data(place)
+            (place / RECORD).write_text(as_json(facts), "utf-8")
 
     def write_data(self, place: Path, *, compress: bool = True) -> None:
         """Write the files that `load` reads into an existing folder, without pictures."""
@@ -203,6 +209,8 @@ class Result(ABC):
         stored = read_json(path / RECORD, Stored)
         facts: dict[str, Any] = read_json(path / RECORD, Result.kinds[kind].stored_as)
         kept_facts = {name: fact for name, fact in facts.items() if name not in Stored.__annotations__}
+        if not (path / VALUES).exists():
+            raise InputError(f"{path} holds pictures but no {VALUES}: `opsin explain --values` writes both")
         arrays = read_arrays(path / VALUES)
         try:
             return Result.kinds[kind]._from_arrays(arrays, {**kept_facts, "record": stored.get("record")})

@@ -18,6 +18,7 @@ from opsin.results.heatmap import Heatmap
     paper="Sundararajan, Taly, Yan: Axiomatic Attribution for Deep Networks, 2017 (arXiv:1703.01365), eq. 1",
     reading="Each pixel's share of the score's rise from a plain grey level to the photo.",
     cost=98,
+    expensive=True,
 )
 def integrated_gradients(
     model: Model,
