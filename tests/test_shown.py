@@ -20,6 +20,7 @@ from opsin.results.gallery import Gallery, Panel
 from opsin.results.heatmap import Heatmap
 from opsin.results.indexing import chosen
 from opsin.results.pictures import Picture, Pictures
+from opsin.results.sheets import drawable
 
 TARGETS = (ScoredTarget("tiger cat", 9.125, 0.5), ScoredTarget("conv2:1", -1.5, None))
 NOTES = ("a note", "Caution: image 1 is odd", "Caution: second")
@@ -506,6 +507,11 @@ def test_a_gallery_has_a_sheet_for_each_group_named_after_the_layer(tmp_path):
     assert opsin.Result.load(tmp_path / "out") == made
     (alone,) = gallery(1, 1).files()
     assert alone[0] == "layer0.png"
+
+
+def test_a_sheet_is_written_in_letters_that_its_font_has():
+    assert drawable("32×112×112, Größe…") == "32x112x112, Gro?e..."
+    assert drawable("日本\n") == "??\n"
 
 
 def inside(part, whole):
