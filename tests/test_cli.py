@@ -194,7 +194,7 @@ def test_names_that_are_folders_or_repeat_do_not_collide(here, call):
         ("explain missing.png", "unknown file 'missing.png'"),
         ("explain photo.pgn", "nearest: photo.png"),
         ("explain net.py", "not an image"),
-        ("explain photo.png -m nosuch", "tf_efficientnet_lite0"),
+        ("explain photo.png -m nosuch", "efficientnet_lite0"),
         ("explain photo.png -m timm:resnet8", "nearest: resnet"),
         ("explain photo.png -m torchvision:resnet8", "nearest: resnet"),
         ("explain photo.png -m resnet18", "write timm:resnet18"),
@@ -329,7 +329,7 @@ def test_the_lists(call):
     _, out, _ = call("techniques")
     assert all(name in out for name in catalogue.names())
     _, out, _ = call("models")
-    assert "tf_efficientnet_lite0" in out
+    assert "efficientnet_lite0" in out
     _, out, _ = call("models", "torchvision")
     assert "torchvision:resnet50" in out.splitlines()
 

@@ -19,8 +19,10 @@ from opsin.results.findings import Findings, Shot
 from opsin.results.gallery import Gallery, Panel
 from opsin.results.heatmap import Heatmap
 from opsin.results.indexing import chosen
+from opsin.results.map import Map
 from opsin.results.pictures import Picture, Pictures
 from opsin.results.sheets import drawable
+from opsin.results.units import Units
 
 TARGETS = (ScoredTarget("tiger cat", 9.125, 0.5), ScoredTarget("conv2:1", -1.5, None))
 NOTES = ("a note", "Caution: image 1 is odd", "Caution: second")
@@ -177,6 +179,11 @@ def test_other_results_are_told_in_a_few_lines():
     assert repr(shot) == "Shot(group='a group', caption='a caption', lead=False)"
     assert repr(dreams().panels[0]) == "Picture('photo', '', 8x8, made=False)"
     assert repr(gallery().panels[0]) == "Panel('layer0 (Conv2d)', 'title 0', 'caption 0', (4, 1, 6, 6))"
+
+
+def test_every_kind_of_result_is_told_in_lines_and_not_field_by_field():
+    for kind in (Findings, Gallery, Heatmap, Map, Pictures, Units):
+        assert kind.__repr__ is opsin.Result.__repr__
 
 
 def test_a_hostile_name_stays_on_its_line():

@@ -10,12 +10,12 @@ from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 import opsin
 from hostile.weights import Executes
 from opsin.images.tensors import fit
-from opsin.zoo import by_name
+from opsin.zoo import by_name, entries
 
 
 @pytest.fixture(scope="module")
 def lite0():
-    return opsin.load()
+    return opsin.load("efficientnet_lite0")
 
 
 @pytest.mark.parametrize(
@@ -234,5 +234,9 @@ def test_weights_of_transformers_that_hold_code_are_not_run(tmp_path):
     assert not (tmp_path / "executed").exists()
 
 
+def test_the_list_names_every_network_of_the_zoo():
+    assert entries.ENTRIES.keys() == by_name.ZOO.keys()
+
+
 def test_the_forms_that_the_list_names_are_the_forms_that_load_takes():
-    assert {form.partition(":")[0] for form in by_name.FORMS} == {*by_name.FAMILIES, "FILE.py"}
+    assert {form.partition(":")[0] for form in entries.FORMS} == {*by_name.FAMILIES, "FILE.py"}

@@ -20,7 +20,7 @@ from opsin.registry import catalogue
 KINDS = results()
 CASES = [(kind, damage) for kind in KINDS for damage in DAMAGES] + list(OWN_DAMAGES)
 # What a kind does not look at: it holds no arrays, or has room for any.
-HARMLESS = {("Findings", "one side less"), ("Findings", "no numbers")}
+HARMLESS = {(kind, damage) for kind in ("Findings", "Units") for damage in ("one side less", "no numbers")}
 
 
 @pytest.fixture(scope="module")

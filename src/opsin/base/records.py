@@ -1,5 +1,6 @@
 """The JSON files of results: written as valid JSON, read as untrusted data."""
 
+import functools
 import json
 import math
 from collections.abc import Mapping
@@ -12,9 +13,6 @@ from opsin.base.files import MIB, read_regular
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
-import functools
-from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING
 
 T = TypeVar("T")
 LARGEST = 256 * MIB  # bytes of a JSON file; the tables of findings are the longest
@@ -98,6 +96,8 @@ PACKAGES = ("opsin", "torch", "torchvision", "timm", "numpy", "pillow")
 @functools.cache
 def versions(packages: tuple[str, ...]) -> dict[str, str]:
     """The version of each package that is installed."""
+    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415 (slow)
+
     installed = {}
     for package in packages:
         try:

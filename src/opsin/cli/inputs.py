@@ -14,6 +14,7 @@ from opsin.base.errors import InputError
 from opsin.base.files import read_regular
 from opsin.base.folders import RECORD
 from opsin.base.records import LARGEST
+from opsin.cli.remembered import remember
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -28,10 +29,13 @@ HELD = 32  # photos that are held decoded
 
 
 def open_model(name: str, weights: str | None) -> "Model":
-    """The network that an option names."""
+    """The network that an option names; the names of its layers are remembered when the command ends."""
     from opsin.zoo.by_name import load
 
-    return load(name, weights=weights)
+    model = load(name, weights=weights)
+    if context := click.get_current_context(silent=True):
+        context.call_on_close(lambda: remember(model))
+    return model
 
 
 def reopen_model(known: Mapping[str, Any], name: str | None, weights: str | None, folder: str) -> "Model":

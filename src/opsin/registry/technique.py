@@ -5,6 +5,7 @@ import inspect
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
+from opsin.base.choices import DEFAULT_NETWORK
 from opsin.registry.helping import help_text, signature_of
 from opsin.registry.kinds import Photos, Technique, parameter_of
 
@@ -21,7 +22,8 @@ def technique(
     per_channel: bool = False,
     iterative: bool = False,
     photos: Photos = "each",
-    network: str = "tf_efficientnet_lite0",
+    network: str = DEFAULT_NETWORK,
+    title: str = "",
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Register a function `(model, images, ...)` or `(model, ...)` that returns a `Result`.
 
@@ -45,6 +47,7 @@ def technique(
         about = Technique(
             function.__name__,
             run,
+            title or function.__name__.replace("_", " ").capitalize(),
             paper,
             reading,
             cost,

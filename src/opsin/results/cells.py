@@ -40,7 +40,7 @@ def scale_of(values: Float[Tensor, "c h w"], *, signed: bool, overlay: bool) -> 
     values = torch.nan_to_num(values.float())
     channels = len(values)
     over_photo = overlay and channels == 1
-    end = colour._peak(values) if over_photo else colour._scale(values)
+    end = colour.peak(values) if over_photo else colour.limit(values)
     two_sided = signed or channels == 3
     ramp = torch.linspace(-1 if two_sided else 0, 1, STEPS).expand(channels, THICKNESS, STEPS)
     ground = torch.full((3, THICKNESS, STEPS), 0.5) if over_photo else None

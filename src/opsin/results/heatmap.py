@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, SupportsIndex
+from typing import Any, NotRequired, SupportsIndex
 
 import numpy as np
 from jaxtyping import Float
@@ -27,6 +27,7 @@ class HeatmapFacts(TypedDict):
 
     signed: bool
     overlay: bool
+    summed: NotRequired[bool]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -34,7 +35,8 @@ class Heatmap(Result):
     """One map per image, raw: with the sign and unit of the technique's formula.
 
     `values` may be coarser than `images` (a layer's resolution). `signed` maps have a neutral zero;
-    `overlay` maps are drawn over the photo. `extras` are further arrays of the technique.
+    `overlay` maps are drawn over the photo, `summed` ones as their sum over the colours. `extras` are
+    further arrays of the technique.
 
     `len(heatmap)` is the number of images, `heatmap[i]` the heatmap of one of them (a slice: of several), and
     `np.asarray(heatmap)` are the values.
@@ -47,6 +49,7 @@ class Heatmap(Result):
     signed: bool
     overlay: bool
     extras: Mapping[str, Tensor] = field(default_factory=dict)
+    summed: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "values", plain(self.values))
@@ -92,7 +95,7 @@ class Heatmap(Result):
         targets = shown.record.targets if shown.record else ()
         cells = []
         for index, (values, image, (caption, picture)) in enumerate(
-            zip(shown.upsampled(), shown.images, shown.pictures(), strict=True)
+            zip(shown.drawn(), shown.images, shown.pictures(), strict=True)
         ):
             title = scored(targets[index]) if targets else caption
             scale = scale_of(values, signed=self.signed, overlay=self.overlay)
@@ -118,18 +121,23 @@ class Heatmap(Result):
         """The values at the images' resolution, bilinear."""
         return interpolate(self.values, self.images.shape[-2:], mode="bilinear", align_corners=False)
 
+    def drawn(self) -> Float[Tensor, "n c H W"]:
+        """What the pictures show: the values at the images' resolution, coarse maps smoothed."""
+        values = self.values.sum(1, keepdim=True) if self.summed else self.values
+        return colour.smooth(values, (self.images.shape[-2], self.images.shape[-1]))
+
     def pictures(self) -> list[tuple[str, Image.Image]]:
         """One picture per image."""
-        drawn = []
-        for index, (values, image) in enumerate(zip(self.upsampled(), self.images, strict=True)):
+        pictures = []
+        for index, (values, image) in enumerate(zip(self.drawn(), self.images, strict=True)):
             photo = image if self.overlay else None
-            drawn.append((f"image {index}", colour.heat(values, signed=self.signed, photo=photo)))
-        return drawn
+            pictures.append((f"image {index}", colour.heat(values, signed=self.signed, photo=photo)))
+        return pictures
 
     def _to_arrays(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         extras = {f"extra_{name}": value for name, value in self.extras.items()}
         arrays = {"values": self.values, "images": self.images, **extras}
-        return arrays, {"signed": self.signed, "overlay": self.overlay}
+        return arrays, {"signed": self.signed, "overlay": self.overlay, "summed": self.summed}
 
     @classmethod
     def _from_arrays(cls, arrays: dict[str, Tensor], facts: dict[str, Any]) -> "Heatmap":

@@ -19,7 +19,7 @@ from typing_extensions import TypedDict
 from opsin.base.arrays import array, array_of_bytes, whole_numbers
 from opsin.base.errors import InputError
 from opsin.base.folders import PAGE, storing
-from opsin.results.findings import jpeg
+from opsin.results.findings import stored_picture
 from opsin.results.html import page, webp_uri
 from opsin.results.result import Result
 
@@ -50,13 +50,13 @@ class Spot:
 
     def size(self, side: int) -> tuple[int, int]:
         """Width and height; the longer is `side`."""
-        sides = jpeg(self.thumbnail).size
+        sides = stored_picture(self.thumbnail).size
         width, height = (max(1, round(length * side / max(sides))) for length in sides)
         return width, height
 
     def drawn(self, size: tuple[int, int]) -> Image.Image:
         """The thumbnail, resized."""
-        return jpeg(self.thumbnail, whole=True).resize(size, Image.Resampling.BICUBIC)
+        return stored_picture(self.thumbnail, whole=True).resize(size, Image.Resampling.BICUBIC)
 
 
 class MapFacts(TypedDict):

@@ -124,13 +124,14 @@ class Result(ABC):
         """The inverse of `_to_arrays`. Raises `InputError` if the arrays do not fit."""
 
     def save(self, folder: str | Path) -> Path:
-        """Write pictures (PNG; JPEG for findings), raw arrays (`values.npz`) and `record.json` into `folder`.
+        """Write pictures, raw arrays (`values.npz`) and `record.json` into `folder`.
 
         If that is the name of a .png, .jpg or .webp file, the result's one picture is written there, and
         nothing else.
 
-        All files are written or none. Raises `InputError` if the folder or file cannot be written, or holds
-        something that Opsin did not write, and if several pictures were to go into one file.
+        Pictures are PNG, those of findings WebP or JPEG. All files are written or none. Raises `InputError`
+        if the folder or file cannot be written, or holds something that Opsin did not write, and if several
+        pictures were to go into one file.
         """
         if is_picture_file(Path(folder)):
             return write_picture(self._only_picture(folder), Path(folder))
@@ -193,7 +194,7 @@ class Result(ABC):
             raise InputError(f"{path} holds no {RECORD}: not a saved result")
         kind = read_json(path / RECORD, Stored)["kind"]
         if kind not in Result.kinds:  # each kind is known once its module is imported
-            from opsin.results import findings, gallery, heatmap, map, pictures  # noqa: F401, PLC0415
+            from opsin.results import findings, gallery, heatmap, map, pictures, units  # noqa: F401, PLC0415
         if kind not in Result.kinds:
             inner = sorted(str(file.parent) for file in path.rglob(f"*/{VALUES}"))
             if not inner:

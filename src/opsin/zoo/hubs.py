@@ -9,6 +9,7 @@ from PIL import Image
 from torch import nn
 
 from opsin.base.errors import InputError, NetworkError, unknown
+from opsin.base.extras import extra
 from opsin.base.files import missing
 from opsin.network.model import Model
 from opsin.zoo.building import available, built
@@ -17,7 +18,8 @@ from opsin.zoo.checkpoints import fault
 
 def open_torchvision(name: str, weights: str | Path | None) -> Model:
     """A classifier of torchvision by name."""
-    import torchvision
+    with extra("networks"):
+        import torchvision
 
     known = available("torchvision")
     if name not in known:

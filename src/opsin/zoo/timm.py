@@ -5,13 +5,16 @@ from pathlib import Path
 from torch import nn
 
 from opsin.base.errors import unknown
+from opsin.base.extras import extra
 from opsin.network.model import Model
-from opsin.zoo.building import IMAGENET_CLASSES, built, imagenet_classes
+from opsin.zoo.building import built
+from opsin.zoo.imagenet import CLASSES, imagenet_classes
 
 
 def open_timm(name: str, weights: str | Path | None) -> Model:
     """A network of timm by name."""
-    import timm
+    with extra("networks"):
+        import timm
 
     architecture = name.partition(".")[0]
     if not timm.is_model(architecture):
@@ -39,6 +42,6 @@ def from_timm(network: nn.Module, name: str) -> Model:
         crop=config["crop_pct"],
         interpolation=config["interpolation"],
         squash=config["crop_mode"] == "squash",
-        labels=imagenet_classes() if getattr(network, "num_classes", None) == IMAGENET_CLASSES else None,
+        labels=imagenet_classes() if getattr(network, "num_classes", None) == CLASSES else None,
         name=name,
     )
