@@ -19,7 +19,10 @@ from opsin.results.findings import Findings, Shot
 from opsin.results.gallery import Gallery, Panel
 from opsin.results.heatmap import Heatmap
 from opsin.results.indexing import chosen
+from opsin.results.map import Map
 from opsin.results.pictures import Picture, Pictures
+from opsin.results.sheets import drawable
+from opsin.results.units import Units
 
 TARGETS = (ScoredTarget("tiger cat", 9.125, 0.5), ScoredTarget("conv2:1", -1.5, None))
 NOTES = ("a note", "Caution: image 1 is odd", "Caution: second")
@@ -178,6 +181,11 @@ def test_other_results_are_told_in_a_few_lines():
     assert repr(gallery().panels[0]) == "Panel('layer0 (Conv2d)', 'title 0', 'caption 0', (4, 1, 6, 6))"
 
 
+def test_every_kind_of_result_is_told_in_lines_and_not_field_by_field():
+    for kind in (Findings, Gallery, Heatmap, Map, Pictures, Units):
+        assert kind.__repr__ is opsin.Result.__repr__
+
+
 def test_a_hostile_name_stays_on_its_line():
     name = "a\n\x1b[31mred\r" + "x" * 5000
     record = Record(
@@ -204,6 +212,7 @@ def sources(page):
 
 def test_a_map_stands_beside_its_photo_with_its_target_scale_and_cautions():
     page = heat()._repr_html_()
+    ends = [f"{colour.peak(values):.3g}" for values in heat().drawn()]
     assert len(sources(page)) == 6
     for text in ("grad_cam on plain", "tiger cat, score 9.125, probability 50.0 %", "conv2:1, score -1.5"):
         assert text in page
@@ -211,8 +220,8 @@ def test_a_map_stands_beside_its_photo_with_its_target_scale_and_cautions():
         "Caution: image 1 is odd",
         "Caution: second",
         "layer conv2",
-        "<span>-3</span>",
-        "<span>3</span>",
+        f"<span>-{ends[1]}</span>",
+        f"<span>{ends[1]}</span>",
     ):
         assert text in page
     assert "a note" not in page
@@ -226,7 +235,7 @@ def test_the_scale_has_the_colours_of_the_picture_and_its_numbers(signed, overla
     values = torch.linspace(low, 2.0, 10_000).view(1, 1, 100, 100).expand(1, channels, -1, -1)
     made = Heatmap(values, torch.full((1, 3, 100, 100), 0.5), signed=signed, overlay=overlay)
     scale = scale_of(values[0], signed=signed, overlay=overlay)
-    peak = 2.0 if overlay and channels == 1 else colour._scale(values)
+    peak = 2.0 if overlay and channels == 1 else colour.limit(values)
     assert (scale.low, scale.high) == (pytest.approx(low and -peak), pytest.approx(peak))
     ((_, picture),) = made.pictures()
     bar, drawn = np.asarray(scale.bar).astype(int), np.asarray(picture).astype(int)
@@ -328,7 +337,8 @@ def test_a_heatmap_is_plotted_with_a_colour_bar(plt):
     ((_, picture),) = heat(1).pictures()
     np.testing.assert_array_equal(ax.images[0].get_array(), np.asarray(picture))
     bar = ax.images[0].axes.figure.axes[1]
-    assert bar.get_ylim() == (-3, 3)
+    peak = colour.peak(heat(1).drawn()[0])
+    assert bar.get_ylim() == pytest.approx((-peak, peak))
     ax.figure.canvas.draw()
 
 
@@ -506,6 +516,11 @@ def test_a_gallery_has_a_sheet_for_each_group_named_after_the_layer(tmp_path):
     assert opsin.Result.load(tmp_path / "out") == made
     (alone,) = gallery(1, 1).files()
     assert alone[0] == "layer0.png"
+
+
+def test_a_sheet_is_written_in_letters_that_its_font_has():
+    assert drawable("32×112×112, Größe…") == "32x112x112, Gro?e..."
+    assert drawable("日本\n") == "??\n"
 
 
 def inside(part, whole):

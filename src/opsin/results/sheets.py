@@ -1,5 +1,6 @@
 """Several pictures on one sheet, each under its title."""
 
+import unicodedata
 from collections.abc import Sequence
 from math import ceil
 
@@ -10,6 +11,7 @@ WIDTH = 1400  # of a sheet, unless a single picture is wider
 NARROWEST = 160  # column
 GAP = 14
 TEXT, LINE = 13, 18  # the height of letters, and from line to line
+READ = 1000  # letters of a text that are looked at
 LETTER = 7  # the width of a letter, on average
 GROUND, INK, SOFT = "white", "#1c1b1a", "#66625c"
 
@@ -28,11 +30,21 @@ def sheet(cells: Sequence[tuple[str, str, Image.Image]]) -> Image.Image:
     for row, height in zip(rows, heights, strict=True):
         for index, (title, caption, picture) in enumerate(row):
             left = GAP + index * (column + GAP)
-            pen.text((left, top), fitting(title, letters), INK, font)
-            pen.text((left, top + LINE), fitting(caption, letters), SOFT, font)
+            pen.text((left, top), drawable(fitting(title, letters)), INK, font)
+            pen.text((left, top + LINE), drawable(fitting(caption, letters)), SOFT, font)
             drawn.paste(picture, (left, top + 2 * LINE))
         top += height + GAP
     return drawn
+
+
+def drawable(text: str) -> str:
+    """The text in letters that Pillow's own font has."""
+    plain = unicodedata.normalize("NFKD", text[:READ].replace("×", "x"))
+    return (
+        "".join(letter for letter in plain if not unicodedata.combining(letter))
+        .encode("ascii", "replace")
+        .decode()
+    )
 
 
 def fitting(text: str, letters: int) -> str:

@@ -109,7 +109,7 @@ def sheet(tiles: Sequence[Image.Image]) -> Image.Image:
     return picture
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Units(Findings):
     """The strongest patches of channels.
 
