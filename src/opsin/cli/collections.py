@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from opsin.cli.inputs import open_collection, open_model, open_photos, reopen_model
-from opsin.cli.options import DEFAULT_MODEL, OUT, WEIGHTS, check_folder_name, model_option
+from opsin.cli.options import (
+    DEFAULT_MODEL,
+    OUT,
+    WEIGHTS,
+    check_folder_name,
+    given_settings,
+    model_option,
+    weights_options,
+)
 from opsin.cli.signals import exit_code
 from opsin.cli.watch import progress
 
@@ -32,7 +40,7 @@ OWN_MODEL = model_option(None, "By default the collection's own network.")
 @click.command()
 @click.argument("folder", type=click.Path())
 @model_option(DEFAULT_MODEL, "")
-@WEIGHTS
+@weights_options("labels")
 @click.option(
     "--layer",
     "-l",
@@ -149,6 +157,11 @@ def neighbours(
     from opsin.collection.ask.neighbours import neighbours as run
 
     if not photos:
+        if model_name or weights or given_settings():
+            raise click.UsageError(
+                "a network goes with photos: leave-one-out accuracy, without them, takes the features that "
+                "the collection holds"
+            )
         if index:
             raise click.UsageError(
                 "--index goes with photos: leave-one-out accuracy, without them, is always exact"

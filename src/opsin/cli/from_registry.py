@@ -8,7 +8,7 @@ from click.core import ParameterSource
 
 from opsin.cli.inputs import batches, default_model, open_photos, whole_photos
 from opsin.cli.networks import is_model, print_layers
-from opsin.cli.options import ANIMATION, EVERY, OUT, WEIGHTS, model_option
+from opsin.cli.options import ANIMATION, EVERY, OUT, WEIGHTS, model_option, sentence
 from opsin.cli.output import each, finish, say_resumable, write
 from opsin.cli.watch import progress
 from opsin.registry import catalogue
@@ -106,6 +106,6 @@ def _option(parameter: Parameter) -> click.Option:
         required=parameter.required,
         multiple=several,
         show_default=shown,
-        help=f"{parameter.arg.help[0].upper()}{parameter.arg.help[1:]}.",
+        help=sentence(parameter.arg.help),
         **default,
     )

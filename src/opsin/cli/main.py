@@ -127,7 +127,10 @@ def explain(
     collection: str | None,
     folder: str | None,
 ) -> None:
-    """Explain photos on one page: the top classes, then every technique side by side."""
+    """Explain photos on one page: the top classes, then every technique side by side.
+
+    PHOTOS are files, folders and collections; - is a photo on the standard input.
+    """
     for name in techniques:
         catalogue.declared(name)
     from opsin.base.folders import writing

@@ -6,9 +6,7 @@ from pathlib import Path
 import click
 
 from opsin.base.errors import NetworkError
-from opsin.cli.inputs import (
-    open_model,
-)
+from opsin.cli.inputs import STDIN, open_model
 from opsin.cli.watch import progress
 
 
@@ -17,7 +15,10 @@ def is_model(things: tuple[str, ...]) -> bool:
     from opsin.images.photos import SUFFIXES
 
     return (
-        len(things) == 1 and not Path(things[0]).exists() and Path(things[0]).suffix.lower() not in SUFFIXES
+        len(things) == 1
+        and things[0] != STDIN
+        and not Path(things[0]).exists()
+        and Path(things[0]).suffix.lower() not in SUFFIXES
     )
 
 
