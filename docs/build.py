@@ -4,7 +4,6 @@ python docs/build.py --check               # write nothing, fail where a page is
 python docs/build.py --pictures gallery    # and take the pages' pictures from there (`opsin gallery`)
 """
 
-import inspect
 import sys
 from pathlib import Path
 
@@ -31,8 +30,7 @@ def default(parameter: Parameter) -> str:
 
 def page(technique: Technique) -> str:
     """The Markdown page of one technique."""
-    doc = inspect.getdoc(technique.run) or ""
-    summary, _, rest = doc.partition("\n\n")
+    summary, _, rest = technique.docstring.partition("\n\n")
     rows = "\n".join(f"| `{p.name}` | {p.arg.help} | {default(p)} |" for p in technique.parameters.values())
     photos = {"each": "photo.jpg", "whole": "photo.jpg", "together": "folder/"}[technique.photos]
     needed = [p.name for p in technique.parameters.values() if p.required]

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-FIRST = ["index.md", "tutorial.md", "techniques", "api.md", "architecture.md"]
+FIRST = ["index.md", "tutorial.md", "techniques", "networks.md", "export.md", "api.md", "architecture.md"]
 
 
 def on_nav(nav: Any, **_: Any) -> Any:

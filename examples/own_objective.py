@@ -13,7 +13,9 @@ from opsin.optimise.canvas import Fourier
 model = opsin.load()
 
 # More of one channel, less of the next, and little grain: total_variation is minus what its name says.
-objective = opsin.channel("blocks.3", 5) - 0.5 * opsin.channel("blocks.3", 6) + 0.001 * total_variation(2)
+objective = (
+    opsin.channel("inception_4a", 5) - 0.5 * opsin.channel("inception_4a", 6) + 0.001 * total_variation(2)
+)
 
 generator = torch.Generator().manual_seed(0)
 start = 0.5 + 0.02 * torch.randn(1, 3, 96, 96, generator=generator)

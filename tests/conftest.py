@@ -18,10 +18,15 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # the processes share the cores
 
 
 @pytest.fixture
-def call(monkeypatch, capsys):
-    """Run the command line in this process: (exit code, stdout, stderr), without progress."""
-    from opsin.cli import main, watch
+def call(monkeypatch, capsys, tmp_path_factory):
+    """Run the command line in this process: (exit code, stdout, stderr), without progress.
 
+    The names of layers and classes that it remembers go into a folder of the test's own.
+    """
+    from opsin.cli import main, remembered, watch
+
+    names = tmp_path_factory.mktemp("cache") / "names"
+    monkeypatch.setattr(remembered, "folder", lambda: names)
     monkeypatch.setattr(watch, "TELL_EVERY", math.inf)
 
     def run(*words):

@@ -107,8 +107,10 @@ def test_every_technique_is_a_command(here, call, name):
     result = opsin.Result.load("out")
     assert result.record.technique == name
     assert result.record.model["name"] == "own"
-    with Image.open("out/000.png") as picture:
-        assert min(picture.size) >= 32
+    assert Path("out", result.files()[0][0]).is_file()
+    for path in Path("out").glob("*.png"):
+        with Image.open(path) as picture:
+            assert min(picture.size) >= 32
 
 
 @pytest.mark.parametrize("name", catalogue.names())
@@ -198,7 +200,7 @@ def test_names_that_are_folders_or_repeat_do_not_collide(here, call):
         ("explain missing.png", "unknown file 'missing.png'"),
         ("explain photo.pgn", "nearest: photo.png"),
         ("explain net.py", "not an image"),
-        ("explain photo.png -m nosuch", "tf_efficientnet_lite0"),
+        ("explain photo.png -m nosuch", "efficientnet_lite0"),
         ("explain photo.png -m timm:resnet8", "nearest: resnet"),
         ("explain photo.png -m torchvision:resnet8", "nearest: resnet"),
         ("explain photo.png -m resnet18", "write timm:resnet18"),
@@ -349,7 +351,7 @@ def test_the_lists(call):
     _, out, _ = call("techniques")
     assert all(name in out for name in catalogue.names())
     _, out, _ = call("models")
-    assert "tf_efficientnet_lite0" in out
+    assert "efficientnet_lite0" in out
     _, out, _ = call("models", "torchvision")
     assert "torchvision:resnet50" in out.splitlines()
 
@@ -560,8 +562,8 @@ def test_several_targets_make_several_pictures(here, call):
     made = opsin.Result.load("out")
     assert [panel.group for panel in made.panels] == ["1 (blue dog)", "0.3:2"]
     assert sorted(p.name for p in Path("out").iterdir()) == [
-        "000.png",
-        "001.png",
+        "0_3_2.png",
+        "blue_dog.png",
         "manifest.json",
         "record.json",
         "values.npz",

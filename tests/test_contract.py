@@ -1,6 +1,9 @@
 """Every technique keeps every promise: a new one is tested because it is registered."""
 
+import inspect
+import pydoc
 import random
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -28,6 +31,9 @@ TECHNIQUES = catalogue.techniques()
 ON_IMAGES = {name: technique for name, technique in TECHNIQUES.items() if technique.takes_images}
 ITERATIVE = {name: technique for name, technique in TECHNIQUES.items() if technique.iterative}
 RUNNING = ON_IMAGES | ITERATIVE  # all that call the network
+# those whose record names a target for each image
+EXPLAINING = [n for n, t in ON_IMAGES.items() if "target" in t.parameters and not t.iterative]
+AT_LAYER = [n for n, t in TECHNIQUES.items() if any(p.arg.role == "layer" for p in t.parameters.values())]
 TOGETHER = {name for name, technique in TECHNIQUES.items() if technique.photos == "together"}
 LAYER = "conv2"  # there in every twin
 SHORT = {"samples": 3, "steps": 2, "octaves": 2, "clusters": 2, "size": SIZE}  # where a technique takes them
@@ -227,6 +233,48 @@ def test_runs_from_its_defaults_and_gives_a_finite_result_with_its_record(name):
     assert result.record.model["sha256"] == small().weigh().fingerprint
 
 
+@pytest.mark.parametrize("name", EXPLAINING)
+@pytest.mark.parametrize("target", [None, "beagle", "conv2:1", "conv2:1 - 2*beagle", ["tiger cat", "beagle"]])
+def test_the_record_names_what_was_explained_on_each_image(name, target):
+    result = outcome(name, small(), target=target)
+    if isinstance(result, opsin.OpsinError):
+        assert name in {"cam", "layers", "deconvnet"}  # which say that they explain no such target
+        return
+    net, normed = (
+        nets.plain(),
+        (photos() - torch.tensor(nets.MEAN).view(-1, 1, 1)) / torch.tensor(nets.STD).view(-1, 1, 1),
+    )
+    with torch.no_grad():
+        scores, units = net(normed), net.conv2(net.pool(net.relu1(net.conv1(normed))))
+    units = units[:, 1].mean((1, 2))
+    if target == "conv2:1":
+        expected = [("conv2:1", unit, None) for unit in units]
+    elif target == "conv2:1 - 2*beagle":
+        expected = [("conv2:1 - 2*2 (beagle)", value, None) for value in units - 2 * scores[:, 2]]
+    else:
+        classes = scores.argmax(1) if target is None else [2, 2] if target == "beagle" else [1, 2]
+        shares = scores.softmax(1)
+        expected = [(nets.LABELS[c], scores[i, c], shares[i, c]) for i, c in enumerate(classes)]
+    assert len(result.record.targets) == len(expected)
+    for scored, (label, score, probability) in zip(result.record.targets, expected, strict=True):
+        assert scored.name == label
+        assert scored.score == pytest.approx(float(score), rel=1e-5)
+        assert scored.probability == (
+            None if probability is None else pytest.approx(float(probability), rel=1e-4)
+        )
+
+
+@pytest.mark.parametrize("name", [name for name in TECHNIQUES if name not in EXPLAINING])
+def test_a_technique_without_a_target_or_images_scores_none(name):
+    assert run(name, small()).record.targets == ()
+
+
+@pytest.mark.parametrize("name", AT_LAYER)
+def test_the_record_names_the_layer_that_was_taken(name):
+    assert run(name, small()).record.arguments["layer"] == small().default_layer
+    assert run(name, small(), layer="conv1").record.arguments["layer"] == "conv1"
+
+
 @every_iterative
 def test_a_climb_makes_pictures_and_keeps_what_it_measured_and_what_it_was_given(name):
     result = run(name, small())
@@ -286,8 +334,83 @@ def test_draws_itself(name):
     if isinstance(result, opsin.Heatmap):
         assert [picture.size for _, picture in pictures] == [(SIZE, SIZE)] * 2
     page = result._repr_html_()
-    assert page.count("<img") == len(pictures)
+    each = 3 if isinstance(result, opsin.Heatmap) else 1  # of a map also the photo and the scale
+    assert page.count("<img") == each * min(len(pictures), 9)
     assert name in page
+    assert len(page) < 300_000
+    lines = repr(result).splitlines()
+    assert 3 <= len(lines) <= 5 or name == "filters"
+    assert f"{name} on {result.record.model['name']}" in lines[0]
+    assert all(len(line) <= 100 for line in lines)
+
+
+@every
+def test_its_files_say_what_they_are_and_come_in_the_order_of_its_pictures(name, tmp_path):
+    result = run(name, small())
+    result.save(tmp_path / "out")
+    names = [file for file, _ in result.files()]
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.png")) == sorted(names)
+    assert len(set(names)) == len(names)
+    for file in names:
+        assert re.fullmatch(r"[a-z][a-z0-9_]*(-[a-z0-9_]+)*\.png", file)
+    if isinstance(result, opsin.Heatmap):
+        targets = [target.name.split(", ")[0].replace(" ", "_") for target in result.record.targets]
+        assert names == [f"{name}-{target}.png" for target in targets]
+
+
+@every
+def test_its_parts_are_results_too(name, tmp_path):
+    result = run(name, small())
+    parts = list(result)
+    assert len(parts) == len(result)
+    for part in (parts[-1], result[0]):
+        assert type(part) is type(result)
+        assert len(part) == 1
+        part.save(tmp_path / "out")
+        assert opsin.Result.load(tmp_path / "out") == part
+    if isinstance(result, opsin.Heatmap | opsin.Pictures):
+        whole = np.asarray(result)
+        assert len(whole) == len(result)
+        for row, part in zip(whole, parts, strict=True):
+            np.testing.assert_array_equal(np.asarray(part)[0], row)
+    if name in EXPLAINING and isinstance(result, opsin.Heatmap):
+        assert [part.record.targets for part in parts] == [(target,) for target in result.record.targets]
+
+
+@pytest.mark.parametrize("name", AT_LAYER)
+def test_a_list_of_layers_gives_a_result_for_each(name):
+    results = run(name, small(), layer=["relu2", "conv1"])
+    assert results == [run(name, small(), layer="relu2"), run(name, small(), layer="conv1")]
+    with pytest.raises(opsin.InputError, match=r"'conv9'.*conv"):
+        run(name, small(), layer=["conv1", "conv9"])
+    for bad in ([], [3], ["conv1", None]):
+        with pytest.raises(opsin.InputError, match="layers' names"):
+            run(name, small(), layer=bad)
+
+
+@every
+def test_help_has_its_equation_settings_and_paper_in_plain_words(name):
+    technique = TECHNIQUES[name]
+    text = pydoc.plain(pydoc.render_doc(technique.run))
+    flat = " ".join(text.split())
+    assert "Annotated" not in text
+    assert "jaxtyping" not in text
+    assert "Objective" not in text.splitlines()[2]
+    assert " ".join(technique.docstring.split()) in flat
+    assert technique.paper in flat
+    assert technique.reading in flat
+    for key, parameter in technique.parameters.items():
+        assert f"{key}: {parameter.arg.help}" in flat
+        if parameter.arg.role == "value" and parameter.default is not None and not parameter.required:
+            assert f"(default {parameter.default!r})" in flat
+    assert ("list of layers" in text) == (name in AT_LAYER)
+    assert (
+        list(inspect.signature(technique.run).parameters)[: 1 + technique.takes_images]
+        == [
+            "model",
+            "images",
+        ][: 1 + technique.takes_images]
+    )
 
 
 @every
@@ -298,7 +421,6 @@ def test_save_then_load_is_the_identity(name, tmp_path):
     assert loaded == result
     assert loaded.record == result.record
     assert type(loaded) is type(result)
-    assert len(list(folder.glob("*.png"))) == len(result.pictures())
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 

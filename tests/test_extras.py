@@ -21,7 +21,7 @@ def net():
     chain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 14 * 14, 5))
     return opsin.Model(chain, mean=[0.5] * 3, std=[0.2] * 3, size=16)
 """
-EXTRAS = "lance,pyarrow,sklearn,skimage,onnx,fsspec,threadpoolctl"
+EXTRAS = "matplotlib,lance,pyarrow,sklearn,skimage,onnx,fsspec,threadpoolctl"
 
 
 @pytest.fixture
@@ -63,6 +63,18 @@ def test_photos_are_explained_without_any_extra(here):
     code, err = without(EXTRAS, "explain", "photos", "-m", "net.py:net", "--technique", "grad_cam")
     assert (code, err) == (0, "")
     assert (here / "explain/index.html").is_file()
+
+
+def test_plotting_says_what_to_install(monkeypatch):
+    import torch
+
+    import opsin
+
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
+    heat = opsin.Heatmap(torch.ones(1, 1, 4, 4), torch.ones(1, 3, 4, 4), signed=True, overlay=False)
+    with pytest.raises(opsin.InputError, match=r"opsin\[plot\]"):
+        heat.plot()
 
 
 def test_converting_vgg_says_what_to_install(monkeypatch):

@@ -28,7 +28,7 @@ def test_photos_are_given_only_to_techniques_that_take_some():
 
 @pytest.fixture(scope="module")
 def model():
-    return opsin.load("tf_efficientnet_lite0")
+    return opsin.load("efficientnet_lite0")
 
 
 def test_a_technique_is_shown_on_its_sample_photo(model):

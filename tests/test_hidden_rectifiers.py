@@ -324,7 +324,7 @@ def test_networks_of_timm_are_without_cautions(name):
 def test_the_network_that_comes_with_the_install_is_without_cautions():
     model = opsin.load()
     result = opsin.guided_backprop(model, nets.images(1, 224, dtype=torch.float32))
-    assert result.record.notes == ("the guided rule acted on Hardtanh ×33",)
+    assert result.record.notes == ("the guided rule acted on Relu ×57",)
 
 
 # --- which operations are known

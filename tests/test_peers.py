@@ -82,7 +82,7 @@ def torchvision_model(name: str, size: int) -> opsin.Model:
 
 
 def lite0() -> opsin.Model:
-    model = opsin.load("tf_efficientnet_lite0")
+    model = opsin.load("efficientnet_lite0")
     model.network.double().eval()
     return model
 

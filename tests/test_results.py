@@ -103,10 +103,6 @@ def test_upsampling_is_bilinear_to_the_images_size():
     torch.testing.assert_close(up[0, 0, 0, [0, 7, 8, 15]], torch.tensor([0.0, 0.4375, 0.5625, 1.0]))
 
 
-def test_a_result_draws_itself_in_a_notebook():
-    assert heatmap(torch.zeros(2, 1, 4, 4))._repr_html_().count("data:image/png") == 2
-
-
 # --- pictures that were made
 
 
@@ -164,7 +160,7 @@ def test_an_animation_has_the_size_of_its_largest_frame(tmp_path, kind):
 def test_a_pictures_png_is_the_image_in_bytes(tmp_path):
     made = pictures(1)
     made.save(tmp_path / "out")
-    drawn = np.asarray(Image.open(tmp_path / "out" / "001.png"))
+    drawn = np.asarray(Image.open(tmp_path / "out" / "dream.png"))
     expected = (made.panels[1].image.permute(1, 2, 0).numpy() * 255).round()
     np.testing.assert_array_equal(drawn, expected)
 
@@ -173,7 +169,7 @@ def test_the_images_of_pictures_are_those_of_the_last_group():
     made = pictures(3)
     assert made.images.shape == (3, 3, 8, 12)
     assert [caption for caption, _ in made.pictures()] == ["photo", "dream 0", "dream 1", "dream 2"]
-    assert made._repr_html_().count("data:image/png") == 4
+    assert made._repr_html_().count("<img") == 4
 
 
 def test_pictures_hold_plain_tensors_of_their_own():

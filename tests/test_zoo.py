@@ -10,14 +10,15 @@ from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 import opsin
 from hostile.weights import Executes
+from opsin.base.choices import DEFAULT_NETWORK
 from opsin.images.tensors import fit
-from opsin.zoo import by_name
+from opsin.zoo import by_name, entries
 from opsin.zoo.recorded import as_options, read_loaded
 
 
 @pytest.fixture(scope="module")
 def lite0():
-    return opsin.load()
+    return opsin.load("efficientnet_lite0")
 
 
 @pytest.mark.parametrize(
@@ -245,7 +246,7 @@ def test_a_network_for_squares_says_so():
         opsin.load("torchvision:vit_b_32", weights="random", size=(64, 96))
 
 
-@pytest.mark.parametrize("name", ["vgg16_features", by_name.DEFAULT])
+@pytest.mark.parametrize("name", ["vgg16_features", DEFAULT_NETWORK])
 @pytest.mark.parametrize(
     "settings",
     [
@@ -576,5 +577,16 @@ def test_weights_of_transformers_that_hold_code_are_not_run(tmp_path):
     assert not (tmp_path / "executed").exists()
 
 
+def test_the_list_names_every_network_of_the_zoo():
+    assert entries.ENTRIES.keys() == by_name.ZOO.keys()
+
+
 def test_the_forms_that_the_list_names_are_the_forms_that_load_takes():
-    assert {form.partition(":")[0] for form in by_name.FORMS} == {*by_name.FAMILIES, "FILE.py"}
+    assert {form.partition(":")[0] for form in entries.FORMS} == {*by_name.FAMILIES, "FILE.py"}
+
+
+def test_a_network_of_the_zoo_takes_preprocessing_but_no_head_with_own_weights():
+    model = opsin.load(DEFAULT_NETWORK, weights="random", mean=[0.5] * 3, std=[0.5] * 3, size=96)
+    assert (model.mean, model.size, model.classes) == ((0.5,) * 3, (96, 96), 1000)
+    with pytest.raises(opsin.InputError, match="takes no number of classes: its own form says"):
+        opsin.load(DEFAULT_NETWORK, weights="random", classes=3)

@@ -76,7 +76,7 @@ _PUBLIC = {
     "load": "zoo.by_name",
 }
 
-__all__ = sorted([*_PUBLIC, *catalogue.names()])  # noqa: PLE0605
+__all__ = sorted([*_PUBLIC, *catalogue.existing()])  # noqa: PLE0605
 
 
 def __getattr__(name: str) -> Any:
@@ -84,7 +84,7 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module("importlib.metadata").version("opsin")
     if name in _PUBLIC:
         return getattr(importlib.import_module(f"opsin.{_PUBLIC[name]}"), name)
-    if name in catalogue.names():
+    if name in catalogue.existing():
         return catalogue.get(name).run
     raise AttributeError(f"module 'opsin' has no attribute {name!r}")
 

@@ -13,6 +13,7 @@ from PIL import Image
 import opsin
 from opsin.base.records import Record
 from opsin.cli import inputs
+from opsin.cli.tables import print_tables
 from opsin.collection.scan.scanning import scan
 from opsin.images import photos
 from opsin.results.findings import Findings, Shot, Table
@@ -81,12 +82,12 @@ def test_findings_are_saved_and_loaded(tmp_path):
         "manifest.json",
         "record.json",
         "values.npz",
-        *(f"00{i}.jpg" for i in range(5)),
+        *(f"00{i}.webp" for i in range(5)),
     }
-    with Image.open(place / "002.jpg") as picture:
+    with Image.open(place / "002.webp") as picture:
         assert np.array(picture)[3, 3].argmax() == 2
     page = (place / "index.html").read_text("utf-8")
-    assert sorted(re.findall('src="([^"]+)"', page)) == [f"00{i}.jpg" for i in range(5)]
+    assert sorted(re.findall('src="([^"]+)"', page)) == [f"00{i}.webp" for i in range(5)]
     assert 'width="8" height="6"' in page
     for change in (
         {"title": "x"},
@@ -101,7 +102,7 @@ def test_findings_are_saved_and_loaded(tmp_path):
 def test_files_of_many_pictures_sort_as_the_pictures_do(tmp_path):
     shots = tuple(shot("all", str(i), (i % 256, 0, 0)) for i in range(1001))
     place = Findings("Many", "", shots, record=example().record).save(tmp_path / "out")
-    assert [path.read_bytes() for path in sorted(place.glob("*.jpg"))] == [one.data for one in shots]
+    assert [path.read_bytes() for path in sorted(place.glob("*.webp"))] == [one.data for one in shots]
 
 
 def test_findings_of_nothing_are_saved_and_loaded(tmp_path):
@@ -114,7 +115,7 @@ def test_findings_are_saved_over_older_ones(tmp_path):
     example().save(tmp_path / "out")
     found = Findings("Newer", "", (), record=example().record)
     assert opsin.Result.load(found.save(tmp_path / "out")) == found
-    assert not (tmp_path / "out/000.jpg").exists()
+    assert not (tmp_path / "out/000.webp").exists()
 
 
 def test_shots_are_grouped_with_what_leads_first():
@@ -130,7 +131,7 @@ def test_shots_are_grouped_with_what_leads_first():
 def test_the_page_is_whole_and_escaped():
     page = example().html()
     assert page.count("<img") == 5
-    assert page.count('src="data:image/jpeg;base64,') == 5
+    assert page.count('src="data:image/webp;base64,') == 5
     assert "http" not in page
     for text in (
         "A &lt;title&gt; &amp; more",
@@ -150,7 +151,7 @@ def test_a_shot_holds_its_picture():
     assert one.picture.size == (8, 6)
     assert np.abs(np.array(one.picture).astype(int) - (200, 10, 90)).max() < 6
     with Image.open(io.BytesIO(one.data)) as picture:
-        assert picture.format == "JPEG"
+        assert picture.format == "WEBP"
 
 
 # --- from the command line
@@ -181,10 +182,17 @@ def call(call):
     """Run the command line; the collections' network is code, so it is named where no other one is."""
 
     def run(*words):
-        named = () if "-m" in words else ("-m", "net.py:good")
+        named = () if "-m" in words or "export" in words else ("-m", "net.py:good")
         return call(*words, *named)
 
     return run
+
+
+def page(ran):
+    """The last line that a command printed, where its page is."""
+    code, out, err = ran
+    assert (code, err) == (0, "")
+    return out.splitlines()[-1]
 
 
 @pytest.fixture
@@ -208,10 +216,8 @@ def kept(tmp_path_factory):
 
 
 def test_neighbours_from_the_command_line(here, call):
-    assert call("neighbours", "col", "query.png", "photos/tabby/1.png", "-k", "4") == (
-        0,
-        "neighbours/index.html\n",
-        "",
+    assert page(call("neighbours", "col", "query.png", "photos/tabby/1.png", "-k", "4")) == (
+        "neighbours/index.html"
     )
     found = opsin.Result.load("neighbours")
     assert [one["photo"] for one in found.facts["photos"]] == ["query.png", "1.png"]
@@ -233,7 +239,7 @@ def test_neighbours_from_the_command_line(here, call):
         "-o",
         "n/two",
     )
-    assert call(*words) == (0, "n/two/index.html\n", "")
+    assert page(call(*words)) == "n/two/index.html"
     found = opsin.Result.load("n/two").facts
     assert (found["metric"], found["layer"], found["index"], len(found["photos"])) == (
         "euclidean",
@@ -244,23 +250,25 @@ def test_neighbours_from_the_command_line(here, call):
 
 
 def test_leave_one_out_from_the_command_line(here, call):
-    assert call("neighbours", "col", "-k", "3", "-o", "loo") == (0, "loo/index.html\n", "")
+    assert page(call("neighbours", "col", "-k", "3", "-o", "loo")) == "loo/index.html"
     found = opsin.Result.load("loo")
     assert found.record.technique == "leave_one_out"
     assert (found.facts["images"], found.facts["k"], found.facts["layer"]) == (9, 3, "0.4")
 
 
 def test_units_from_the_command_line(here, call):
-    assert call("units", "col", "-u", "2", "-u", "0") == (0, "units/index.html\n", "")
+    assert page(call("units", "col", "-u", "2", "-u", "0")) == "units/index.html"
     found = opsin.Result.load("units")
     assert [one["channel"] for one in found.facts["units"]] == [2, 0]
     assert found.facts["projection"] == "deconvnet"
-    assert call("units", "col", "--projection", "none", "-l", "2", "-o", "all")[:2] == (0, "all/index.html\n")
-    assert len(opsin.Result.load("all").shots) == 6
+    assert page(call("units", "col", "--projection", "none", "-l", "2", "-o", "all")) == "all/index.html"
+    assert sum(shot.lead for shot in opsin.Result.load("all").shots) == 6
+    assert page(call("units", "col", "-u", "2", "--inside", "-o", "inner")) == "inner/index.html"
+    assert opsin.Result.load("inner").facts["inside"] is True
 
 
 def test_mistakes_from_the_command_line(here, call):
-    assert call("mistakes", "col", "--count", "2") == (0, "mistakes/index.html\n", "")
+    assert page(call("mistakes", "col", "--count", "2")) == "mistakes/index.html"
     found = opsin.Result.load("mistakes")
     assert found.facts["images"] == 9
     assert len(found.groups()) == 2
@@ -268,12 +276,119 @@ def test_mistakes_from_the_command_line(here, call):
 
 
 def test_the_model_may_be_said(here, call):
-    assert call("units", "col", "-m", "net.py:good", "-u", "0")[:2] == (0, "units/index.html\n")
+    assert page(call("units", "col", "-m", "net.py:good", "-u", "0")) == "units/index.html"
 
 
 def test_a_command_may_be_run_again(here, call):
     for _ in range(2):
-        assert call("units", "col", "-u", "0") == (0, "units/index.html\n", "")
+        assert page(call("units", "col", "-u", "0")) == "units/index.html"
+
+
+def test_neighbours_are_printed_with_rank_distance_label_and_path(here, call):
+    code, out, err = call("neighbours", "col", "query.png", "photos/tabby/1.png", "-k", "4")
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    facts = opsin.Result.load("neighbours").facts["photos"]
+    for start, photo in ((0, facts[0]), (7, facts[1])):
+        assert lines[start] == photo["photo"]
+        assert lines[start + 1].split() == ["rank", "distance", "label", "seen", "as", "path"]
+        for line, one in zip(lines[start + 2 : start + 6], photo["neighbours"], strict=True):
+            rank, distance, *_ = line.split()
+            assert int(rank) == one["rank"]
+            assert float(distance) == pytest.approx(one["distance"], rel=1e-3)
+            assert one["label"] in line
+            assert line.endswith(one["path"])
+    assert [one["rank"] for one in facts[0]["neighbours"]] == [1, 2, 3, 4]
+
+
+def test_units_and_mistakes_print_their_table(here, call):
+    _, out, _ = call("units", "col", "-u", "2", "-u", "0")
+    title, heads, *lines = out.splitlines()
+    assert title == "What 0.4 fires for"
+    columns = ("channel", "at most", "mean", "deviation", "sparsity", "at the edge", "label", "path")
+    assert heads.split() == " ".join(columns).split()
+    for line, one in zip(lines, opsin.Result.load("units").facts["units"], strict=False):
+        assert line.split()[0] == str(one["channel"])
+        assert float(line.split()[1]) == pytest.approx(one["top"][0]["value"], rel=1e-3)
+        assert line.endswith(one["top"][0]["path"])
+    _, out, _ = call("mistakes", "col")
+    found = opsin.Result.load("mistakes")
+    title, heads, *lines = out.splitlines()
+    assert title == f"{found.title}. What is confused with what:"
+    assert heads.split() == ["label", "seen", "as", "images", "of", "the", "label's"]
+    for line, row in zip(lines, found.tables[0].rows, strict=False):
+        assert line.startswith(row[0])
+        assert line.split()[-2:] == [str(row[2]), row[3]]
+    _, out, _ = call("neighbours", "col", "-k", "3", "-o", "loo")
+    assert out.splitlines()[0].endswith("of labels are their neighbours'. The labels that are found worst:")
+
+
+@pytest.mark.parametrize(
+    ("words", "place"),
+    [
+        ("neighbours col query.png -k 3", "neighbours"),
+        ("neighbours col -k 3 -o loo", "loo"),
+        ("units col -u 1", "units"),
+        ("mistakes col", "mistakes"),
+    ],
+)
+def test_json_on_stdout_is_the_facts_and_nothing_else(here, call, words, place):
+    code, out, err = call(*words.split(), "--json")
+    assert (code, err) == (0, "")
+    assert out == (Path(place) / "facts.json").read_text("utf-8")
+    assert json.loads(out)["layer"] == "0.4"
+    assert (Path(place) / "index.html").is_file()
+
+
+def test_a_scan_says_as_json_what_it_holds(here, call):
+    Path("photos/broken.png").write_bytes(b"no")
+    code, out, err = call(*SCAN.split(), "--json")
+    assert code == 0
+    why = "broken.png is not an image that Pillow can read"
+    assert json.loads(out) == {"collection": "col", "images": 9, "labelled": 9, "unread": {"broken.png": why}}
+    assert err == f"not read: {why}\n"
+
+
+def test_one_image_is_called_one(here, call):
+    write_photo(Path("single/tabby/a.png"), 1)
+    words = ("scan", "single", "-m", "net.py:good", "--workers", "0", "-o", "c")
+    assert call(*words)[1] == "1 image in c, 1 labelled\n"
+    assert repr(opsin.Collection("c")).startswith("Collection('c', 1 image, ")
+    call("units", "c", "-u", "0")
+    assert "strongest in 1 image:" in opsin.Result.load("units").intro
+    call("neighbours", "c", "query.png")
+    assert opsin.Result.load("neighbours").intro.startswith("The nearest of 1 image by")
+    call("mistakes", "c")
+    assert opsin.Result.load("mistakes").title.endswith("% of 1 image")
+    call("neighbours", "col", "-k", "1", "-o", "loo")
+    assert "gets the label of its nearest other," in opsin.Result.load("loo").intro
+
+
+def test_the_name_of_a_file_does_not_steer_the_terminal(here, call):
+    write_photo(Path("photos/tabby/\x1b[31m[bold]red\n.png"), 77)
+    assert call(*SCAN.split())[0] == 0
+    _, out, _ = call("neighbours", "col", "query.png", "-k", "20")
+    assert "\x1b" not in out
+    assert r"tabby/\x1b[31m[bold]red\n.png" in out
+
+
+def test_of_a_long_table_the_first_rows_are_printed(capsys):
+    rows = tuple((index, "x" * 300) for index in range(60))
+    print_tables([Table("Long", ("n", "text"), rows)], "out")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == ["Long", " n  text"]
+    assert lines[51] == f"49  {'x' * 300}"
+    assert lines[52] == "and 10 more, in out/facts.json"
+
+
+def test_cautions_stand_on_the_page(here, call):
+    Path("photos/tabby/1.png").unlink()
+    call("units", "col", "-u", "0")
+    call("neighbours", "col", "query.png", "--index")
+    for place, said in (("units", "1.png cannot be read"), ("neighbours", "an approximate index")):
+        top, _, _ = (Path(place) / "index.html").read_text().partition("<details")
+        assert "Caution" in top
+        assert said in top
 
 
 @pytest.mark.parametrize(
@@ -303,6 +418,10 @@ def test_a_command_may_be_run_again(here, call):
         ("mistakes col -l 9", "unknown layer of the collection '9'"),
         ("mistakes col -m net.py:other", "was scanned with net.py:good"),
         ("mistakes col --count -1", "--count"),
+        ("units col -l 2 --inside", "every unit of layer '2' sees the whole picture"),
+        ("export col out.xlsx", "must end in one of .parquet, .csv, .npz"),
+        ("export nowhere out.csv", "nowhere is not a collection"),
+        ("export col photos/none/out.csv", "unknown folder 'photos/none'"),
         ("explain col -t purple", "holds no image of 'purple'"),
         ("explain col -t 0.4:6", "has the channels 0 to 5, not 6"),
         ("explain query.png -m net.py:good --collection nowhere", "nowhere is not a collection"),

@@ -98,7 +98,7 @@ def test_names_labels_classes_and_thumbnails_are_shown(made):
         (lead,) = leads
         assert lead.caption == "the photo"
         given = io.BytesIO()
-        Image.fromarray((photo * 255).round().byte().permute(1, 2, 0).numpy()).save(given, "JPEG", quality=88)
+        Image.fromarray((photo * 255).round().byte().permute(1, 2, 0).numpy()).save(given, "WEBP", quality=82)
         assert lead.data == given.getvalue()
         for shot, one in zip(others, facts["neighbours"], strict=True):
             row = rows[one["path"]]

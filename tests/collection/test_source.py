@@ -172,10 +172,10 @@ def test_pipes_are_no_photos(tmp_path):
 @pytest.mark.parametrize("scheme", ["", "file://"])
 def test_what_opsin_wrote_is_passed_over(tmp_path, scheme):
     image = nets.images(1)
-    opsin.saliency(nets.model(nets.plain()), image).save(tmp_path / "out/saliency")
+    opsin.saliency(nets.model(nets.plain()), image, "beagle").save(tmp_path / "out/saliency")
     fill(tmp_path, "a.png", "data/b.png", "odd/c.png", "list/d.png", "made/assets/e.png", "kind/f.png")
     fill(tmp_path, ".opsin-killed/g.png")
-    assert (tmp_path / "out/saliency/000.png").is_file()
+    assert (tmp_path / "out/saliency/saliency-beagle.png").is_file()
     (tmp_path / "made/record.json").write_text(json.dumps({"kind": "Collection"}))
     (tmp_path / "data/record.json").write_text(json.dumps({"title": "not ours"}))
     (tmp_path / "kind/record.json").write_text(json.dumps({"kind": "a wedding"}))
@@ -184,7 +184,9 @@ def test_what_opsin_wrote_is_passed_over(tmp_path, scheme):
     (tmp_path / "list/record.json").write_text("3")
     theirs = ["a.png", "data/b.png", "kind/f.png", "list/d.png", "odd/c.png"]
     assert sorted(found(f"{scheme}{tmp_path}")) == theirs
-    assert found(f"{scheme}{tmp_path}/out/saliency") == ["000.png"]  # unless it is what is asked for
+    assert found(f"{scheme}{tmp_path}/out/saliency") == [
+        "saliency-beagle.png"
+    ]  # unless it is what is asked for
 
 
 def test_an_address_gives_the_same_entries_and_bytes_as_the_folder(tmp_path):

@@ -10,9 +10,11 @@ from torch import nn
 import nets
 import opsin
 import reference
-from opsin.collection.ask import units as module
-from opsin.collection.ask.units import GAP, TILE, units
+from opsin.collection.ask import patches as module
+from opsin.collection.ask.patches import NARROWEST, PHOTO, TILE, Peak
+from opsin.collection.ask.units import units
 from opsin.collection.scan.scanning import scan
+from opsin.results.units import GAP, PHOTOS
 
 NET = nets.plain()
 MODEL = nets.model(NET)
@@ -67,14 +69,22 @@ def field(layer, y, x):
 
 
 def patch(photo, layer, y, x):
-    """The photo's pixels in a unit's field, each a square; grey beyond the photo."""
+    """The photo's pixels in a unit's field, enlarged smoothly; grey beyond the photo."""
     top, bottom, left, right = field(layer, y, x)
-    cut = np.full((bottom - top, right - left, 3), 128, np.uint8)
-    for i, j in product(range(top, bottom), range(left, right)):
-        if 0 <= i < len(photo) and 0 <= j < photo.shape[1]:
-            cut[i - top, j - left] = photo[i, j]
-    side = TILE // len(cut)
-    return cut.repeat(side, 0).repeat(side, 1)
+    zoom = TILE // (bottom - top)
+    low, first = max(0, top), max(0, left)
+    cut = Image.fromarray(photo[low : min(16, bottom), first : min(16, right)])
+    tile = Image.new("RGB", (TILE, TILE), (128, 128, 128))
+    tile.paste(
+        cut.resize((cut.width * zoom, cut.height * zoom), Image.Resampling.BICUBIC),
+        (zoom * (first - left), zoom * (low - top)),
+    )
+    return np.array(tile)
+
+
+def sheets(found):
+    """The pictures of patches and projections."""
+    return [shot for shot in found.shots if shot.lead]
 
 
 @pytest.mark.parametrize("layer", LAYERS)
@@ -99,9 +109,11 @@ def test_the_strongest_images_and_their_places_are_told(made, layer):
 @pytest.mark.parametrize("layer", ["relu2", "conv1", "relu1"])
 def test_a_patch_is_what_the_unit_sees_of_the_photo(made, exact, layer):
     found = units(MODEL, made, layer=layer, projection="none")
-    assert [shot.group for shot in found.shots] == [f"{layer}:{c}" for c in range(len(found.facts["units"]))]
+    assert [shot.group for shot in sheets(found)] == [
+        f"{layer}:{c}" for c in range(len(found.facts["units"]))
+    ]
     cut = 0
-    for shot, one in zip(found.shots, found.facts["units"], strict=True):
+    for shot, one in zip(sheets(found), found.facts["units"], strict=True):
         for tile, top in zip(tiles(shot), one["top"], strict=True):
             expected = patch(pixels(made, top["path"]), layer, top["row"], top["column"])
             np.testing.assert_array_equal(tile, expected)
@@ -113,20 +125,26 @@ def test_of_a_vector_layer_a_patch_is_the_whole_photo(made, exact):
     for layer in ("flat", "mean"):
         found = units(MODEL, made, layer=layer, channels=[1], projection="none")
         assert "(the whole image)" in found.intro
-        ((*_, last),) = [tiles(shot) for shot in found.shots]
-        photo = pixels(made, found.facts["units"][0]["top"][2]["path"])
-        np.testing.assert_array_equal(last, photo.repeat(6, 0).repeat(6, 1))
+        ((*_, last),) = [tiles(shot) for shot in sheets(found)]
+        photo = Image.fromarray(pixels(made, found.facts["units"][0]["top"][2]["path"]))
+        large = photo.resize((TILE, TILE), Image.Resampling.BICUBIC)
+        np.testing.assert_array_equal(last, np.array(large))
 
 
-def test_large_fields_are_resized(tmp_path, exact):
-    model = nets.model(nets.plain(), size=(40, 64))
-    write_photos(tmp_path / "photos", 2, (40, 64))
+@pytest.mark.parametrize(
+    ("size", "tile"), [((60, 72), (100, 120)), ((40, 80), (96, 192)), ((150, 180), (100, 120))]
+)
+def test_patches_keep_their_proportions_and_are_never_narrow(tmp_path, exact, size, tile):
+    model = nets.model(nets.plain(), size=size)
+    write_photos(tmp_path / "photos", 2, size)
     made = scan(tmp_path / "photos", model, tmp_path / "c", layers=["flat"], workers=0)
     found = units(model, made, channels=[0], projection="none")
-    drawn = tiles(found.shots[0], 60, 96, 2)  # 9 were asked for, there are 2
-    for tile, top in zip(drawn, found.facts["units"][0]["top"], strict=True):
+    assert min(tile) >= NARROWEST
+    drawn = tiles(found.shots[0], *tile, 2)  # 9 were asked for, there are 2
+    for picture, top in zip(drawn, found.facts["units"][0]["top"], strict=True):
         photo = Image.fromarray(pixels(made, top["path"]))
-        np.testing.assert_array_equal(tile, np.array(photo.resize((96, 60), Image.Resampling.BICUBIC)))
+        expected = np.array(photo.resize(tile[::-1], Image.Resampling.BICUBIC))
+        np.testing.assert_array_equal(picture, expected)
 
 
 def peaks(made, layer, channels):
@@ -134,7 +152,7 @@ def peaks(made, layer, channels):
     rows = made.with_ids(tally.ids[list(channels)].flatten().tolist())
     columns = COLUMNS.get(layer, 1)
     return [
-        module._Peak(c, rows[i], place // columns, place % columns, value)
+        Peak(c, rows[i], place // columns, place % columns, value)
         for c in channels
         for i, place, value in zip(
             tally.ids[c].tolist(), tally.places[c].tolist(), tally.values[c].tolist(), strict=True
@@ -210,7 +228,7 @@ def test_the_spelling_of_a_rectifier_does_not_matter(made, twin):
 
 def test_the_picture_is_the_projection_inside_the_field(made, exact):
     found = units(MODEL, made, layer="relu2", channels=[1])
-    patches, projections = found.shots
+    patches, projections = sheets(found)
     assert (patches.group, patches.lead, projections.lead) == ("relu2:1", True, True)
     assert projections.caption == "deconvnet of each"
     numbers = found.facts["units"][0]
@@ -222,10 +240,10 @@ def test_the_picture_is_the_projection_inside_the_field(made, exact):
         cut = values[:, max(0, top) : bottom, max(0, left) : right].numpy()
         strength = np.sort(np.abs(cut).ravel())[max(1, round(0.995 * cut.size)) - 1]
         drawn = (np.clip(0.5 + cut / (2 * strength), 0, 1) * 255).round().transpose(1, 2, 0)
-        whole = np.full((8, 8, 3), 128)
-        inside = np.s_[max(0, -top) : 8 - max(0, bottom - 16), max(0, -left) : 8 - max(0, right - 16)]
-        whole[inside] = drawn
-        assert np.abs(tile.astype(int) - whole.repeat(12, 0).repeat(12, 1)).max() <= 1
+        picture = np.zeros((16, 16, 3), np.uint8)
+        picture[max(0, top) : bottom, max(0, left) : right] = drawn
+        expected = patch(picture, "relu2", peak.y, peak.x)
+        assert np.abs(tile.astype(int) - expected.astype(int)).max() <= 2
 
 
 def smooth():
@@ -267,14 +285,14 @@ def test_the_projection_that_says_something_is_picked(tmp_path, make, layer, exp
             with pytest.raises(opsin.NetworkError, match="met no rectifier"):
                 units(model, made, channels=[0], projection=how)
     assert units(model, made, channels=[0], projection="gradient").facts["projection"] == "gradient"
-    assert len(units(model, made, channels=[0], projection="none").shots) == 1
+    assert len(sheets(units(model, made, channels=[0], projection="none"))) == 1
 
 
 def test_channels_are_chosen_in_their_order_once(made):
     found = units(MODEL, made, layer="relu2", channels=[4, 1, 4], projection="none")
     assert [one["channel"] for one in found.facts["units"]] == [4, 1]
     whole = units(MODEL, made, layer="relu2", projection="none")
-    assert found.shots == (whole.shots[4], whole.shots[1])
+    assert sheets(found) == [sheets(whole)[4], sheets(whole)[1]]
     assert found.record.arguments["channels"] == [4, 1]
 
 
@@ -295,14 +313,20 @@ def test_photos_that_changed_or_are_gone_are_told_and_the_rest_is_shown(tmp_path
     (tmp_path / "photos/0.png").unlink()
     Image.new("RGB", (16, 16)).save(tmp_path / "photos/2.png")
     found = units(MODEL, made)
-    assert found.facts == before.facts
+    for one, old in zip(found.facts["units"], before.facts["units"], strict=True):
+        for top, old_top in zip(one["top"], old["top"], strict=True):
+            assert (top["photo"] is None) == (top["path"] in ("0.png", "2.png"))
+            assert {**top, "photo": old_top["photo"]} == old_top
+    page = found.html()
+    assert "0.png cannot be read" in page
+    assert page.count('<details class="peak">') == 2 * len(found.facts["units"])
     notes = [note for note in found.record.notes if note.startswith("Caution")]
     assert len(notes) == 2
     assert any("0.png cannot be read" in note for note in notes)
     assert any("2.png has changed since the scan" in note for note in notes)
     for kind in (0, 1):
         for one, old, facts in zip(
-            found.shots[kind::2], before.shots[kind::2], found.facts["units"], strict=True
+            sheets(found)[kind::2], sheets(before)[kind::2], found.facts["units"], strict=True
         ):
             kept = [i for i, top in enumerate(facts["top"]) if top["path"] in ("1.png", "3.png")]
             old_tiles = tiles(old, count=4)
@@ -328,9 +352,156 @@ def test_the_field_of_units_that_choose_is_that_of_what_they_choose_from(tmp_pat
 
 def test_units_are_saved_and_loaded(made, tmp_path):
     found = units(MODEL, made, layer="relu2", channels=[0, 3])
-    assert opsin.Result.load(found.save(tmp_path / "out")) == found
+    loaded = opsin.Result.load(found.save(tmp_path / "out"))
+    assert loaded == found
+    assert loaded.html() == found.html()
     assert found.record.technique == "units"
-    page = (tmp_path / "out/index.html").read_text()
-    assert page.count("<img") == 4
-    assert "<h3>relu2:0</h3>" in page
+    assert isinstance(found, opsin.Findings)
+    assert {path.suffix for path in (tmp_path / "out").iterdir()} == {".html", ".json", ".npz", ".webp"}
+
+
+def test_the_page_names_each_channel_and_patch_and_its_photo(made, tmp_path):
+    found = units(MODEL, made, layer="relu2", channels=[0, 3])
+    page = (found.save(tmp_path / "out") / "index.html").read_text()
     assert "8×8 pixels" in page
+    assert page.count('<details class="peak">') == 2 * TOP
+    for one in found.facts["units"]:
+        assert f">relu2:{one['channel']}</a>" in page
+        for top in one["top"]:
+            assert f"value <b>{top['value']:.3g}</b> in row {top['row']}, column {top['column']}" in page
+            assert f'url("{top["photo"]:03d}.webp")' in page
+            assert found.shots[top["photo"]].caption == top["path"]
+    assert found.html().count("data:image/webp;base64,") == len(found.shots)
+    assert "http" not in page
+
+
+def test_every_photo_is_kept_once_small_and_whole(tmp_path, exact):
+    write_photos(tmp_path / "photos", 3, (200, 800))
+    made = scan(tmp_path / "photos", MODEL, tmp_path / "c", layers=["relu2"], workers=0)
+    found = units(MODEL, made)
+    photos = [shot for shot in found.shots if shot.group == PHOTOS]
+    assert sorted(shot.caption for shot in photos) == ["0.png", "1.png", "2.png"]
+    for shot in photos:
+        assert shot.size == (PHOTO, 80)
+        with Image.open(tmp_path / "photos" / shot.caption) as photo:
+            photo.thumbnail((PHOTO, PHOTO))
+            np.testing.assert_array_equal(np.array(shot.picture), np.array(photo))
+
+
+def test_labels_and_classes_stand_beside_the_patches(tmp_path):
+    write_photos(tmp_path / "photos", 3)
+    (tmp_path / "l.csv").write_text("path,label\n0.png,1\n1.png,<own>\n")
+    made = scan(
+        tmp_path / "photos", MODEL, tmp_path / "c", layers=["relu2"], workers=0, labels=tmp_path / "l.csv"
+    )
+    found = units(MODEL, made, channels=[2])
+    told = {top["path"]: (top["label"], top["label_name"]) for top in found.facts["units"][0]["top"]}
+    assert told == {"0.png": ("1", "tiger cat"), "1.png": ("<own>", "<own>"), "2.png": (None, None)}
+    for row in made.rows(range(3)):
+        (top,) = [top for top in found.facts["units"][0]["top"] if top["path"] == row.path]
+        assert (top["class_name"], top["probability"]) == (nets.LABELS[row.classes[0]], row.probabilities[0])
+    page = found.html()
+    assert "labelled <b>tiger cat</b>, seen as" in page
+    assert "labelled <b>&lt;own&gt;</b>" in page
+
+
+# --- places at the edge
+
+
+def at_edge(layer, y, x):
+    top, bottom, left, right = field(layer, y, x)
+    return top < 0 or left < 0 or bottom > 16 or right > 16
+
+
+def brightened(channel):
+    """A network whose second convolution answers to zeros in this channel: only its bias is above zero."""
+    net = nets.plain()
+    with torch.no_grad():
+        net.conv2.weight[channel] = -0.5
+        net.conv2.bias[channel] = 20.0
+    return nets.model(net)
+
+
+def test_places_at_the_edge_are_told(made):
+    kinds = set()
+    for layer in ("relu2", "conv1"):
+        found = units(MODEL, made, layer=layer, projection="none").facts
+        side = COLUMNS[layer]
+        total = sum(at_edge(layer, y, x) for y, x in product(range(side), range(side)))
+        assert found["edge"] == pytest.approx(total / side**2)
+        places = [top for one in found["units"] for top in one["top"]]
+        assert [top["at_edge"] for top in places] == [at_edge(layer, t["row"], t["column"]) for t in places]
+        kinds |= {top["at_edge"] for top in places}
+    assert kinds == {True, False}
+
+
+def test_a_channel_that_fires_for_the_padding_is_said_to(tmp_path):
+    model = brightened(2)
+    write_photos(tmp_path / "photos", 6, (64, 64))
+    wide = nets.model(model.network, size=64)
+    made = scan(tmp_path / "photos", wide, tmp_path / "c", layers=["relu2", "flat"], workers=0)
+    found = units(wide, made, layer="relu2", projection="none")
+    assert found.facts["units"][2]["mostly_at_edge"]
+    assert all(top["at_edge"] for top in found.facts["units"][2]["top"])
+    flagged = sum(one["mostly_at_edge"] for one in found.facts["units"])
+    assert flagged < 6
+    assert f"{flagged} of 6 channels" in found.intro
+    assert "--inside" in found.intro
+    page = found.html()
+    assert (
+        page.count("fires mostly at the picture&#39;s edge:")
+        + page.count("fires mostly at the picture's edge:")
+        == flagged
+    )
+    assert "6 of 6 places see the padding" in page
+    vector = units(wide, made, layer="flat", projection="none")
+    assert not any(one["mostly_at_edge"] for one in vector.facts["units"])
+    assert not any(top["at_edge"] for one in vector.facts["units"] for top in one["top"])
+    assert vector.facts["edge"] is None
+
+
+@pytest.mark.parametrize(
+    ("count", "total", "share", "said"),
+    [(5, 9, 0.1, True), (4, 9, 0.1, False), (9, 9, 0.45, True), (9, 9, 0.5, False), (0, 0, 0.1, False)],
+)
+def test_most_places_are_at_the_edge_if_they_are_more_than_chance_puts_there(count, total, share, said):
+    from opsin.collection.ask.edges import mostly
+
+    assert mostly(count, total, share) is said
+
+
+def test_inside_shows_the_strongest_places_away_from_the_edge(made):
+    found = units(MODEL, made, layer="relu2", channels=[4, 1], projection="none", inside=True)
+    assert (found.facts["inside"], found.record.arguments["inside"]) == (True, True)
+    inner = np.array([[not at_edge("relu2", y, x) for x in range(8)] for y in range(8)])
+    kept = {path: activations(made, path)["relu2"] for path in paths(made)}
+    changed = 0
+    for one in found.facts["units"]:
+        peaks = sorted(
+            ((np.where(inner, a[one["channel"]], -1).max(), path) for path, a in kept.items()), reverse=True
+        )
+        assert [top["path"] for top in one["top"]] == [path for _, path in peaks[:TOP]]
+        for top, (value, _) in zip(one["top"], peaks, strict=False):
+            assert top["value"] == pytest.approx(value, rel=1e-5)
+            assert not top["at_edge"]
+            assert inner[top["row"], top["column"]]
+        every = np.concatenate([a[one["channel"]].ravel() for a in kept.values()])
+        assert one["mean"] == pytest.approx(every.mean(), rel=1e-5)  # of all positions
+        changed += peaks[0][0] < every.max()
+    assert changed
+    assert "away from the picture's edge" in found.intro
+
+
+def test_inside_needs_positions_that_see_no_padding(made):
+    for layer in ("flat", "mean"):
+        with pytest.raises(opsin.InputError, match=f"every unit of layer '{layer}' sees the whole picture"):
+            units(MODEL, made, layer=layer, inside=True)
+
+
+def test_inside_tells_photos_that_are_gone(tmp_path):
+    write_photos(tmp_path / "photos", 3)
+    made = scan(tmp_path / "photos", MODEL, tmp_path / "c", layers=["relu2"], workers=0)
+    (tmp_path / "photos/1.png").unlink()
+    found = units(MODEL, made, channels=[0], projection="none", inside=True)
+    assert sorted(top["path"] for top in found.facts["units"][0]["top"]) == ["0.png", "2.png"]
+    assert any("1.png cannot be read" in note for note in found.record.notes)

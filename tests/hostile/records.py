@@ -11,15 +11,23 @@ import numpy as np
 import torch
 
 import opsin
-from opsin.base.records import Record
+from opsin.base.records import Record, ScoredTarget
 from opsin.images import colour
 from opsin.results.findings import Findings, Shot, Table
 from opsin.results.gallery import Gallery, Panel
 from opsin.results.heatmap import Heatmap
 from opsin.results.map import Map, Spot
 from opsin.results.pictures import Picture, Pictures
+from opsin.results.units import PHOTOS, Units
 
-RECORD = Record("saliency", "a paper, 2013", {"target": "1"}, {"name": "n", "sha256": "0"}, {"torch": "2"})
+RECORD = Record(
+    "saliency",
+    "a paper, 2013",
+    {"target": "1"},
+    {"name": "n", "sha256": "0"},
+    {"torch": "2"},
+    targets=(ScoredTarget("tabby", 3.5, 0.25),),
+)
 
 
 def results() -> dict[str, opsin.Result]:
@@ -29,12 +37,21 @@ def results() -> dict[str, opsin.Result]:
     shot = Shot.of("group", "caption", drawn)
     table = Table("t", ("a",), ((1,),))
     spots = tuple(Spot(f"{name}.jpg", None, "cat", 0.5, shot.data) for name in "ab")
+    photo = Shot.of(PHOTOS, "a.jpg", drawn)
+    places = {"row": 1, "column": 2, "at_edge": False, "patch": (0, 0, 4, 4)}
+    names = {"label": "1", "label_name": "cat", "class_name": None, "probability": None}
+    parts = {"in_photo": (0.0, 0.0, 0.5, 0.5), "seen": (0.0, 0.0, 1.0, 1.0), "photo": 1}
+    peak = {"path": "a.jpg", "value": 0.5, **places, **names, **parts}
+    moments = {"mean": 0.25, "deviation": 0.5, "sparsity": 0.75, "mostly_at_edge": False}
+    asked = {"layer": "conv", "channels": [3], "projection": "none", "inside": False}
+    units = {**asked, "field": (4, 4), "edge": 0.25, "units": [{"channel": 3, **moments, "top": [peak]}]}
     state = {"class model/number": torch.tensor(1), "class model/parameters": picture[None]}
     return {
         "Heatmap": Heatmap(picture[None], picture[None], signed=True, overlay=False, record=RECORD),
         "Gallery": Gallery((Panel("g", "t", "c", picture[None]),), record=RECORD),
         "Pictures": Pictures((Picture("g", "c", picture),), state=state, record=RECORD),
         "Findings": Findings("title", "intro", (shot,), (table,), {"k": 1}, record=RECORD),
+        "Units": Units("title", "intro", (shot, photo), (), units, record=RECORD),
         "Map": Map("title", "intro", torch.tensor([[0.0, 0.0], [1.0, 1.0]]), spots, record=RECORD),
     }
 
@@ -48,6 +65,11 @@ def _edited(edit: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
         path.write_text(json.dumps(edit(about) or about))
 
     return damage
+
+
+def _peak(**changes: Any) -> Callable[[Path], None]:
+    """Units whose only peak has these changes."""
+    return _edited(lambda about: about["facts"]["units"][0]["top"][0].update(changes))
 
 
 def _written(name: str, data: bytes) -> Callable[[Path], None]:
@@ -123,6 +145,14 @@ DAMAGES: dict[str, Callable[[Path], None]] = {
     "notes of numbers": _edited(lambda about: about["record"].update(notes=[1])),
     "arguments a list": _edited(lambda about: about["record"].update(arguments=[])),
     "technique a list": _edited(lambda about: about["record"].update(technique=["a"])),
+    "targets null": _edited(lambda about: about["record"].update(targets=None)),
+    "targets of texts": _edited(lambda about: about["record"].update(targets=["tabby"])),
+    "a target without its score": _edited(lambda about: about["record"]["targets"][0].pop("score") and None),
+    "a target named by a number": _edited(lambda about: about["record"]["targets"][0].update(name=7)),
+    "a score that is a text": _edited(lambda about: about["record"]["targets"][0].update(score="high")),
+    "a probability that is a list": _edited(
+        lambda about: about["record"]["targets"][0].update(probability=[0.5])
+    ),
     "versions of numbers": _edited(lambda about: about["record"].update(versions={"torch": 2})),
     "values cut": _cut("values.npz", 0.6),
     "values cut at the start": _cut("values.npz", 0.05),
@@ -144,6 +174,9 @@ DAMAGES: dict[str, Callable[[Path], None]] = {
 # What only some kinds of results have.
 OWN_DAMAGES: dict[tuple[str, str], Callable[[Path], None]] = {
     ("Heatmap", "signed a text"): _edited(lambda about: about.update(signed="yes")),
+    ("Heatmap", "more targets than images"): _edited(
+        lambda about: about["record"]["targets"].append({"name": "a", "score": 1.0, "probability": None})
+    ),
     ("Heatmap", "no overlay"): _edited(lambda about: about.pop("overlay") and None),
     ("Gallery", "panels of two texts"): _edited(lambda about: about.update(panels=[["g", "t"]])),
     ("Gallery", "more panels than arrays"): _edited(lambda about: about["panels"].append(["g", "t", "c"])),
@@ -153,6 +186,12 @@ OWN_DAMAGES: dict[tuple[str, str], Callable[[Path], None]] = {
     ("Findings", "shots a text"): _edited(lambda about: about.update(shots="abc")),
     ("Findings", "tables of texts"): _edited(lambda about: about.update(tables=["a"])),
     ("Findings", "facts a list"): _edited(lambda about: about.update(facts=[])),
+    ("Units", "facts of something else"): _edited(lambda about: about.update(facts={"k": 1})),
+    ("Units", "a photo that there is not"): _peak(photo=2),
+    ("Units", "a photo before the first"): _peak(photo=-1),
+    ("Units", "a sheet as a photo"): _peak(photo=0),
+    ("Units", "a place in words"): _peak(in_photo=["0;background:url(//evil)", 0.0, 1.0, 1.0]),
+    ("Units", "a patch of three sides"): _peak(patch=[0, 0, 4]),
     ("Map", "a spot less"): _edited(lambda about: about["spots"].pop() and None),
     ("Map", "spots without places"): _edited(lambda about: about.update(spots=[["a.jpg", None, None, 0.5]])),
 }

@@ -39,6 +39,10 @@ READERS = {
     "neighbours by an index": lambda folder: opsin.neighbours(MODEL, folder, PHOTO, k=3, index=True),
     "leave one out": lambda folder: opsin.leave_one_out(folder, k=3),
     "units": lambda folder: opsin.units(MODEL, folder, channels=[0], projection="none"),
+    "inner units": lambda folder: opsin.units(
+        MODEL, folder, layer="conv2", channels=[0], projection="none", inside=True
+    ),
+    "export": lambda folder: opsin.Collection(folder).export(folder.parent / "out.npz", overwrite=True),
     "map": lambda folder: opsin.map(folder, method="pca"),
     "mistakes": lambda folder: opsin.mistakes(MODEL, folder, count=2),
     "explain": lambda folder: opsin.explain(MODEL, PHOTO, techniques="saliency", collection=folder),

@@ -93,16 +93,24 @@ def test_a_folder_of_somebody_elses_stays_as_it_is(here, call, kind):
     assert tree() == before
 
 
+def picture_in(folder):
+    (picture,) = folder.glob("*.png")
+    return picture
+
+
+def linked(picture):
+    picture.unlink()
+    picture.symlink_to("values.npz")
+
+
 @pytest.mark.parametrize(
     "add",
     [
         lambda out: (out / "notes.txt").write_text("mine"),
         lambda out: (out / "a.png" / "notes.txt").write_text("mine"),
         lambda out: (out / "mine").mkdir(),
-        lambda out: (out / "a.png" / "000.png").write_text("edited"),
-        lambda out: (
-            (out / "a.png" / "000.png").unlink() or (out / "a.png" / "000.png").symlink_to("values.npz")
-        ),
+        lambda out: picture_in(out / "a.png").write_text("edited"),
+        lambda out: linked(picture_in(out / "a.png")),
         lambda out: (out / "record.json").write_text("{}"),
     ],
     ids=["a file", "a file below", "an empty folder", "an edited picture", "a link", "an edited record"],

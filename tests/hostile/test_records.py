@@ -4,6 +4,7 @@ import json
 import random
 import shutil
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from opsin.registry import catalogue
 KINDS = results()
 CASES = [(kind, damage) for kind in KINDS for damage in DAMAGES] + list(OWN_DAMAGES)
 # What a kind does not look at: it holds no arrays, or has room for any.
-HARMLESS = {("Findings", "one side less"), ("Findings", "no numbers")}
+HARMLESS = {(kind, damage) for kind in ("Findings", "Units") for damage in ("one side less", "no numbers")}
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +35,23 @@ def saved(tmp_path_factory):
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_undamaged_result_of_every_kind_comes_back(saved, kind):
     assert opsin.Result.load(saved / kind) == KINDS[kind]
+
+
+def test_a_result_of_before_records_had_targets_is_loaded(saved, tmp_path):
+    shutil.copytree(saved / "Heatmap", tmp_path / "out")
+    about = json.loads((tmp_path / "out" / "record.json").read_text())
+    del about["record"]["targets"]
+    (tmp_path / "out" / "record.json").write_text(json.dumps(about))
+    assert opsin.Result.load(tmp_path / "out").record == replace(KINDS["Heatmap"].record, targets=())
+
+
+@pytest.mark.parametrize("number", ["null", "NaN", "-Infinity", "1e999"])
+def test_a_score_that_is_not_finite_is_none(saved, tmp_path, number):
+    shutil.copytree(saved / "Heatmap", tmp_path / "out")
+    path = tmp_path / "out" / "record.json"
+    path.write_text(path.read_text().replace('"score": 3.5', f'"score": {number}'))
+    (target,) = opsin.Result.load(tmp_path / "out").record.targets
+    assert (target.score, target.probability) == (None, 0.25)
 
 
 @pytest.mark.parametrize(("kind", "damage"), [case for case in CASES if case not in HARMLESS])

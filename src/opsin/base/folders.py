@@ -21,8 +21,6 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import Literal
 
-from filelock import FileLock, Timeout
-
 from opsin.base.errors import InputError
 from opsin.base.files import MIB, open_regular
 from opsin.base.records import as_json, read_json
@@ -65,6 +63,8 @@ def writing(folder: str | Path) -> Iterator[Path]:
     Raises `InputError` before any work if `folder` cannot be written, if it holds something that Opsin did
     not write or that was changed since, and if another command is writing into it.
     """
+    from filelock import FileLock  # noqa: PLC0415 (slow)
+
     try:
         with ExitStack() as undo:
             with storing():
@@ -210,6 +210,8 @@ def _lock(working: Path) -> Path:
 
 def _leftovers(target: Path, folder: str | Path) -> list[Path]:
     """The working folders of killed commands. Raises `InputError` if a command still holds one."""
+    from filelock import FileLock, Timeout  # noqa: PLC0415 (slow)
+
     left = [path for path in target.glob(f"{WORKING}*") if not path.is_symlink() and _is_working(path)]
     for path in left:
         try:

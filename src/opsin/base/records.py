@@ -1,5 +1,6 @@
 """The JSON files of results: written as valid JSON, read as untrusted data."""
 
+import functools
 import json
 import math
 from collections.abc import Mapping
@@ -12,17 +13,37 @@ from opsin.base.files import MIB, read_regular
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
-import functools
-from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING
 
 T = TypeVar("T")
 LARGEST = 256 * MIB  # bytes of a JSON file; the tables of findings are the longest
 
 
 @dataclass(frozen=True)
+class ScoredTarget:
+    """What was explained on one image: the printable name of a class, a unit or a sum, and its score there.
+
+    The score is the one before the softmax. The probability is the class's; it is `None` where the target is
+    not one class. A number that is not finite is `None`.
+    """
+
+    name: str
+    score: float | None
+    probability: float | None
+
+    def __post_init__(self) -> None:
+        for field in ("score", "probability"):
+            number = getattr(self, field)
+            if number is not None and not math.isfinite(number):
+                object.__setattr__(self, field, None)
+
+
+@dataclass(frozen=True)
 class Record:
-    """How a result was made: enough to make it again."""
+    """How a result was made: enough to make it again.
+
+    `targets` are what was explained, one for each image; empty for a technique without images or without a
+    target, and for one that makes pictures step by step.
+    """
 
     technique: str
     paper: str
@@ -30,6 +51,7 @@ class Record:
     model: Mapping[str, Any]
     versions: Mapping[str, str]
     notes: tuple[str, ...] = ()
+    targets: tuple[ScoredTarget, ...] = ()
 
 
 def as_json(value: object) -> str:
@@ -74,6 +96,8 @@ PACKAGES = ("opsin", "torch", "torchvision", "timm", "numpy", "pillow")
 @functools.cache
 def versions(packages: tuple[str, ...]) -> dict[str, str]:
     """The version of each package that is installed."""
+    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415 (slow)
+
     installed = {}
     for package in packages:
         try:

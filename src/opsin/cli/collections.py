@@ -1,31 +1,22 @@
-"""The commands for folders of photos: scan, neighbours, units, map, mistakes."""
+"""The commands that ask something of a collection: neighbours, units, map, mistakes."""
 
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from opsin.cli.inputs import open_collection, open_model, open_photos, reopen_model
-from opsin.cli.options import (
-    DEFAULT_MODEL,
-    OUT,
-    WEIGHTS,
-    check_folder_name,
-    given_settings,
-    model_option,
-    weights_options,
-)
-from opsin.cli.signals import exit_code
+from opsin.cli.inputs import open_collection, open_photos, reopen_model
+from opsin.cli.options import COLLECTION, JSON, OUT, WEIGHTS, given_settings, model_option
+from opsin.cli.scanning import export, scan
+from opsin.cli.tables import of_findings, of_neighbours, of_units, print_json, print_tables
 from opsin.cli.watch import progress
 
 if TYPE_CHECKING:
     from opsin.collection.store.store import Collection
     from opsin.network.model import Model
+    from opsin.results.findings import Table
 
-MOST_TOLD = 20  # files that could not be read
-COLLECTION = click.argument("collection", type=click.Path())
 LAYER = click.option("--layer", "-l", default=None, help="Layer of the collection; by default its first one.")
 METRIC = click.option(
     "--metric",
@@ -35,95 +26,6 @@ METRIC = click.option(
     help="Distance between features.",
 )
 OWN_MODEL = model_option(None, "By default the collection's own network.")
-
-
-@click.command()
-@click.argument("folder", type=click.Path())
-@model_option(DEFAULT_MODEL, "")
-@weights_options("labels")
-@click.option(
-    "--layer",
-    "-l",
-    "layers",
-    multiple=True,
-    help="Layer to keep features of; may be repeated. By default the classifier's input.",
-)
-@click.option(
-    "--labels",
-    type=click.Path(),
-    default=None,
-    help="CSV file with the columns path and label, or `folders` to use the folders' names. By default the "
-    "first scan takes the folders' names; later ones keep the labels they find.",
-)
-@click.option(
-    "--top",
-    type=click.IntRange(1),
-    default=9,
-    show_default=True,
-    help="Number of top images to keep per channel.",
-)
-@click.option(
-    "--workers",
-    type=click.IntRange(0),
-    default=None,
-    help="Decoding processes (local), or copies of the network (ray).",
-)
-@click.option(
-    "--engine",
-    type=click.Choice(["local", "ray"]),
-    default="local",
-    show_default=True,
-    help="Where the network runs.",
-)
-@click.option(
-    "--address", default=None, help="Address of a Ray cluster; by default one is started on this machine."
-)
-@click.option(
-    "--out",
-    "-o",
-    "folder_out",
-    default="collection",
-    show_default=True,
-    callback=check_folder_name,
-    help="Folder of the collection.",
-)
-def scan(
-    folder: str,
-    model_name: str,
-    weights: str | None,
-    layers: tuple[str, ...],
-    folder_out: str,
-    **settings: Any,
-) -> None:
-    """Run the network once over every photo below FOLDER and keep what it saw, in a collection.
-
-    FOLDER may be an address that fsspec knows, such as s3://bucket/photos. Run the same command again to
-    resume a scan that was stopped, or to add new and changed files.
-    """
-    from opsin.collection.files.source import Source
-    from opsin.collection.scan.scanning import scan as run
-
-    Source(folder)  # fail on a bad folder before loading the network
-    model = open_model(model_name, weights)
-    if not model.weigh().finite:
-        click.echo(
-            "opsin: the network's weights hold NaN or infinite numbers, so the collection may too", err=True
-        )
-    try:
-        with progress():
-            made = run(folder, model, folder_out, layers=layers or None, **settings)
-    except KeyboardInterrupt as interrupt:
-        kept = len(open_collection(folder_out))
-        click.echo(f"opsin: stopped; {kept:,} images are kept; run the command again to go on", err=True)
-        sys.exit(exit_code(interrupt))
-    unread = made.unread()
-    for why in list(unread.values())[:MOST_TOLD]:
-        click.echo(f"not read: {why}", err=True)
-    if len(unread) > MOST_TOLD:
-        click.echo(f"and {len(unread) - MOST_TOLD} more, in {made.folder / 'unread.json'}", err=True)
-    found = {"labelled": made.labelled(), "not read": len(unread)}
-    said = "".join(f", {count:,} {name}" for name, count in found.items() if count)
-    click.echo(f"{len(made):,} images in {made.folder}{said}")
 
 
 @click.command()
@@ -140,6 +42,7 @@ def scan(
     help="Search an approximate index: faster beyond some million images, not always exact.",
 )
 @OUT
+@JSON
 def neighbours(
     collection: str,
     photos: tuple[str, ...],
@@ -147,6 +50,7 @@ def neighbours(
     weights: str | None,
     index: bool,
     folder: str | None,
+    as_json: bool,
     **settings: Any,
 ) -> None:
     """The images of COLLECTION nearest to PHOTOS in feature space; without photos, leave-one-out accuracy.
@@ -166,7 +70,8 @@ def neighbours(
             raise click.UsageError(
                 "--index goes with photos: leave-one-out accuracy, without them, is always exact"
             )
-        _find(collection, folder or "neighbours", lambda opened: leave_one_out(opened, **settings))
+        place = folder or "neighbours"
+        _find(collection, place, lambda opened: leave_one_out(opened, **settings), of_findings, as_json)
         return
     given = open_photos(photos)
 
@@ -179,7 +84,7 @@ def neighbours(
         images = torch.stack([fit(photo(), model) for _, photo in given])
         return run(model, opened, images, names=[name for name, _ in given], index=index, **settings)
 
-    _find(collection, folder or "neighbours", find)
+    _find(collection, folder or "neighbours", find, of_neighbours, as_json)
 
 
 @click.command()
@@ -202,13 +107,20 @@ def neighbours(
     show_default=True,
     help="How an activation is carried back to the pixels.",
 )
+@click.option(
+    "--inside",
+    is_flag=True,
+    help="Leave out positions that see beyond the picture's edge; this runs the network again.",
+)
 @OUT
+@JSON
 def units(
     collection: str,
     model_name: str | None,
     weights: str | None,
     channels: tuple[int, ...],
     folder: str | None,
+    as_json: bool,
     **settings: Any,
 ) -> None:
     """The patches of COLLECTION where each channel of a layer fires most, and what in them made it fire."""
@@ -217,7 +129,7 @@ def units(
     def find(opened: "Collection") -> Any:
         return run(_model(opened, model_name, weights), opened, channels=channels or None, **settings)
 
-    _find(collection, folder or "units", find)
+    _find(collection, folder or "units", find, of_units, as_json)
 
 
 @click.command()
@@ -255,8 +167,14 @@ def map(collection: str, folder: str | None, **settings: Any) -> None:
 )
 @LAYER
 @OUT
+@JSON
 def mistakes(
-    collection: str, model_name: str | None, weights: str | None, folder: str | None, **settings: Any
+    collection: str,
+    model_name: str | None,
+    weights: str | None,
+    folder: str | None,
+    as_json: bool,
+    **settings: Any,
 ) -> None:
     """Where the network goes wrong on COLLECTION's labels: confusions, and its most confident errors."""
     from opsin.collection.ask.mistakes import mistakes as run
@@ -264,18 +182,24 @@ def mistakes(
     def find(opened: "Collection") -> Any:
         return run(_model(opened, model_name, weights), opened, **settings)
 
-    _find(collection, folder or "mistakes", find)
+    _find(collection, folder or "mistakes", find, of_findings, as_json)
 
 
-COMMANDS = (scan, neighbours, units, map, mistakes)
+COMMANDS = (scan, neighbours, units, map, mistakes, export)
 
 
 def _model(collection: "Collection", name: str | None, weights: str | None) -> "Model":
     return reopen_model(collection.about.model, name, weights, str(collection.folder))
 
 
-def _find(collection: str, place: str, find: "Callable[[Collection], Any]") -> None:
-    """Write what is found in a collection, and print where its page is."""
+def _find(
+    collection: str,
+    place: str,
+    find: "Callable[[Collection], Any]",
+    tables: "Callable[[Any], Iterable[Table]] | None" = None,
+    as_json: bool = False,
+) -> None:
+    """Write what is found in a collection; print its tables and where its page is, or its facts alone."""
     from opsin.base.folders import PAGE, writing
 
     opened = open_collection(collection)
@@ -283,4 +207,9 @@ def _find(collection: str, place: str, find: "Callable[[Collection], Any]") -> N
         with progress(iterative=False):
             found = find(opened)
         found.write_into(fresh)
+    if as_json:
+        print_json(found.facts)
+        return
+    if tables is not None:
+        print_tables(tables(found), place)
     click.echo(Path(place) / PAGE)

@@ -6,9 +6,10 @@ from typing import Any, get_args
 import click
 from click.core import ParameterSource
 
+from opsin.cli import completion
 from opsin.cli.inputs import batches, default_model, open_photos, whole_photos
-from opsin.cli.networks import is_model, print_layers
-from opsin.cli.options import ANIMATION, EVERY, OUT, WEIGHTS, model_option, sentence
+from opsin.cli.lists import is_model, print_layers
+from opsin.cli.options import ANIMATION, EVERY, JSON, OUT, WEIGHTS, Once, model_option, sentence
 from opsin.cli.output import each, finish, say_resumable, write
 from opsin.cli.watch import progress
 from opsin.registry import catalogue
@@ -26,6 +27,7 @@ def technique_command(name: str) -> click.Command:
         photos: tuple[str, ...] = (),
         every: int | None = None,
         animation: str = "webp",
+        as_json: bool = False,
         **settings: Any,
     ) -> None:
         if name == "layers" and is_model(photos):
@@ -33,11 +35,13 @@ def technique_command(name: str) -> click.Command:
             given = {
                 p for p in context.params if context.get_parameter_source(p) is ParameterSource.COMMANDLINE
             }
-            if unused := given - {"photos", "weights"}:
+            if unused := given - {"photos", "weights", "as_json"}:
                 options = ", ".join(f"--{one.removesuffix('_name')}" for one in sorted(unused))
                 raise click.UsageError(f"listing the layers of a model takes no {options}")
-            print_layers(photos[0], weights)
+            print_layers(photos[0], weights, as_json)
             return
+        if as_json:
+            raise click.UsageError("--json lists the layers of a MODEL: leave it out for pictures of photos")
         from opsin.base.folders import interrupted, writing
         from opsin.base.headings import headings
         from opsin.objectives.parsing import one_each
@@ -74,9 +78,19 @@ def technique_command(name: str) -> click.Command:
     if technique.iterative:
         arguments += [EVERY, ANIMATION]
     if technique.takes_images:
-        metavar = "MODEL | PHOTOS..." if name == "layers" else None
+        metavar, offered = None, None  # by click itself: PHOTOS..., and files
+        if name == "layers":
+            metavar, offered = "MODEL | PHOTOS...", completion.models_or_files
+            arguments.append(JSON)
         arguments.append(
-            click.argument("photos", nargs=-1, required=True, type=click.Path(), metavar=metavar)
+            click.argument(
+                "photos",
+                nargs=-1,
+                required=True,
+                type=click.Path(),
+                metavar=metavar,
+                shell_complete=offered,
+            )
         )
     for decorate in arguments:
         decorate(command)
@@ -84,28 +98,39 @@ def technique_command(name: str) -> click.Command:
     return command
 
 
+OFFERED = {  # behind TAB, and how several values are given, by the role of a setting
+    "target": (completion.targets, "several targets are one value, separated by ;"),
+    "layers": (completion.several_layers, "several layers are one value, separated by commas"),
+    "layer": (completion.layers, ""),
+}
+
+
 def _option(parameter: Parameter) -> click.Option:
     flag = parameter.name.replace("_", "-")
     names = [f"--{flag}"]
     kind = parameter.type
-    several = parameter.arg.role == "images"
-    if parameter.arg.role in ("target", "layer", "layers"):
+    role = parameter.arg.role
+    offered, hint = OFFERED.get(role, (None, ""))
+    if offered:
         names.append(f"-{parameter.name[0]}")
         kind = str
-    elif several:
+    elif role == "images":
         kind = click.Path()
     elif type(None) in get_args(kind):
         kind = next(one for one in get_args(kind) if one is not type(None))
     elif kind is bool:
         names = [f"--{flag}/--no-{flag}"]
-    default = {} if parameter.required or several else {"default": parameter.default}
-    shown = default.get("default") is not None
-    return click.Option(
-        names,
-        type=click.Choice(parameter.choices) if parameter.choices else kind,
-        required=parameter.required,
-        multiple=several,
-        show_default=shown,
-        help=sentence(parameter.arg.help),
+    default = {} if parameter.required or role == "images" else {"default": parameter.default}
+    settings: dict[str, Any] = {
+        "type": click.Choice(parameter.choices) if parameter.choices else kind,
+        "required": parameter.required,
+        "show_default": default.get("default") is not None,
+        "help": sentence(parameter.arg.help),
+        "shell_complete": offered,
         **default,
+    }
+    return (
+        click.Option(names, multiple=True, **settings)
+        if role == "images"
+        else Once(names, hint=hint, **settings)
     )

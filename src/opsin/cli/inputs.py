@@ -16,6 +16,7 @@ from opsin.base.files import read_regular
 from opsin.base.folders import RECORD
 from opsin.base.records import LARGEST
 from opsin.cli.options import given_settings
+from opsin.cli.remembered import remember
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -33,10 +34,16 @@ STDIN_READ = "opsin.cli.stdin_read"  # in a command's context: whether it has be
 
 
 def open_model(name: str, weights: str | None) -> "Model":
-    """The network that an option names."""
+    """The network that an option names; the names of its layers are remembered when the command ends."""
     from opsin.zoo.by_name import load
 
-    return load(name, weights=weights, **given_settings())
+    return _remembered(load(name, weights=weights, **given_settings()))
+
+
+def _remembered(model: "Model") -> "Model":
+    if context := click.get_current_context(silent=True):
+        context.call_on_close(lambda: remember(model))
+    return model
 
 
 def reopen_model(known: Mapping[str, Any], name: str | None, weights: str | None, folder: str) -> "Model":
@@ -65,7 +72,7 @@ def reopen_model(known: Mapping[str, Any], name: str | None, weights: str | None
     settings: dict[str, Any] = (
         dict(loaded) | ({} if weights is None else {"weights": weights}) | given_settings()
     )
-    return load(**settings)
+    return _remembered(load(**settings))
 
 
 def default_model(name: str, weights: str | None, folders: Iterable[str | None]) -> "Model":

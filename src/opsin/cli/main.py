@@ -1,12 +1,16 @@
 """The command line: one command per technique, made from the registry."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
+from opsin.base.choices import DEFAULT_NETWORK
 from opsin.base.errors import OpsinError
+from opsin.cli import completion as complete
+from opsin.cli import lists
 from opsin.cli.collections import COMMANDS
 from opsin.cli.from_registry import technique_command
 from opsin.cli.inputs import (
@@ -18,16 +22,17 @@ from opsin.cli.inputs import (
 )
 from opsin.cli.options import (
     ANIMATION,
-    DEFAULT_MODEL,
     EVERY,
     OUT,
     PHOTOS,
     WEIGHTS,
+    Once,
     check_folder_name,
     model_option,
 )
 from opsin.cli.output import each, finish, keep_animation, say_not_begun, write
 from opsin.cli.signals import end, exit_code, handling
+from opsin.cli.streams import end_output, failed_to_print
 from opsin.cli.watch import progress
 from opsin.registry import catalogue
 
@@ -36,18 +41,23 @@ class Commands(click.Group):
     """The fixed commands and, from the registry, one per technique; errors are shown without a traceback."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: D102
-        return [*super().list_commands(ctx), *catalogue.names()]
+        return [*super().list_commands(ctx), *catalogue.existing()]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: D102
-        fixed = super().get_command(ctx, cmd_name)
-        if fixed is not None or cmd_name not in catalogue.names():
-            return fixed
-        return technique_command(cmd_name)
+        name = cmd_name.replace("-", "_")
+        return technique_command(name) if name in catalogue.existing() else super().get_command(ctx, cmd_name)
+
+    def _fixed(self, ctx: click.Context) -> list[tuple[str, str]]:
+        names = super().list_commands(ctx)
+        return [(name, self.commands[name].get_short_help_str(limit=200)) for name in names]
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> Any:  # noqa: D102
+        if incomplete.startswith("-"):
+            return click.Command.shell_complete(self, ctx, incomplete)
+        return complete.described(dict(self._fixed(ctx)) | catalogue.names(), incomplete.replace("-", "_"))
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: D102
-        fixed = [
-            (name, self.commands[name].get_short_help_str(limit=200)) for name in super().list_commands(ctx)
-        ]
+        fixed = self._fixed(ctx)
         about = catalogue.names()
         sections = {
             title: [(name, about[name]) for name in own] for title, own in catalogue.sections().items()
@@ -57,14 +67,22 @@ class Commands(click.Group):
                 formatter.write_dl(rows)
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:  # noqa: D102
-        if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
+        known = not args or args[0].startswith("-") or self.get_command(ctx, args[0]) is not None
+        if not (known or ctx.resilient_parsing):  # while a shell completes, nothing is wrong yet
             from opsin.base.errors import unknown
 
             raise unknown("command", args[0], self.list_commands(ctx))
         return super().resolve_command(ctx, args)
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+SETTINGS = {
+    "help_option_names": ["-h", "--help"],
+    "max_content_width": 100,
+    "token_normalize_func": lambda name: name.replace("_", "-"),  # --keep_colours is --keep-colours
+}
+
+
+@click.group(cls=Commands, context_settings=SETTINGS)
 @click.version_option(package_name="opsin")
 def cli() -> None:
     """Show what a vision network sees.
@@ -73,15 +91,18 @@ def cli() -> None:
     """
 
 
-for command in COMMANDS:
+for command in (*COMMANDS, lists.techniques, lists.models):
     cli.add_command(command)
 
 
 def main() -> None:
-    """The entry point of the `opsin` command: bad input ends with exit code 2."""
+    """The entry point of the `opsin` command: bad input ends with exit code 2, as does a full disk."""
+    if complete.VARIABLE in os.environ:
+        from opsin.cli import shells  # noqa: F401 (makes them known to click)
     try:
         with handling(end):
-            cli.main(standalone_mode=False)
+            cli.main(complete_var=complete.VARIABLE, standalone_mode=False)
+            end_output()
     except OpsinError as error:
         click.echo(f"opsin: {error}", err=True)
         sys.exit(2)
@@ -91,24 +112,51 @@ def main() -> None:
     except (click.Abort, KeyboardInterrupt) as error:
         click.echo("opsin: cancelled; nothing was written", err=True)
         sys.exit(exit_code(error.__cause__ or error))  # click makes an Abort of an interrupt
+    except OSError as error:
+        if not failed_to_print(error):
+            raise
+        end_output(error)
+
+
+@cli.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print the script that completes commands, networks, layers and classes in SHELL.
+
+    \b
+    bash:  echo 'eval "$(opsin completion bash)"' >> ~/.bashrc
+    zsh:   echo 'eval "$(opsin completion zsh)"' >> ~/.zshrc
+    fish:  opsin completion fish > ~/.config/fish/completions/opsin.fish
+    """
+    from opsin.cli.shells import script
+
+    click.echo(script(cli, shell), nl=False)
 
 
 @cli.command()
 @PHOTOS
-@model_option(DEFAULT_MODEL)
+@model_option(DEFAULT_NETWORK)
 @WEIGHTS
 @click.option(
     "--target",
     "-t",
     default=None,
     help="Class name or index, layer:channel, layer:channel@row,column, or a sum.",
+    shell_complete=complete.targets,
 )
-@click.option("--layer", "-l", default=None, help="Layer, for the techniques that take one.")
+@click.option(
+    "--layer",
+    "-l",
+    default=None,
+    help="Layer, for the techniques that take one.",
+    shell_complete=complete.layers,
+)
 @click.option(
     "--technique",
     "techniques",
     multiple=True,
     help="Technique to run (may be repeated); by default all inexpensive ones.",
+    shell_complete=complete.techniques,
 )
 @click.option(
     "--collection",
@@ -158,41 +206,16 @@ def explain(
 
 
 @cli.command()
-def techniques() -> None:
-    """List every technique with its paper and its cost in forward passes."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("technique", "passes", "what it is", "paper", box=None, pad_edge=False)
-    for technique in map(catalogue.declared, catalogue.names()):
-        table.add_row(technique.name, str(technique.cost), technique.summary, technique.paper)
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
-
-
-@cli.command()
-@click.argument("family", required=False, type=click.Choice(["timm", "torchvision"]))
-def models(family: str | None) -> None:
-    """List the networks of the zoo; with FAMILY, every network of timm or torchvision."""
-    from opsin.zoo import building, by_name
-
-    if family is not None:
-        click.echo("\n".join(f"{family}:{name}" for name in building.available(family)))
-        return
-    for name, entry in by_name.ZOO.items():
-        click.echo(f"{name:24} {entry.about}")
-    for form, about in by_name.FORMS.items():
-        click.echo(f"{form:24} {about}")
-
-
-@cli.command()
 @click.option(
     "--out",
     "-o",
     "folder",
+    cls=Once,
     default="gallery",
     show_default=True,
     callback=check_folder_name,
     help="Output folder.",
+    shell_complete=complete.folders,
 )
 def gallery(folder: str) -> None:
     """Make one page with a picture of every technique, on sample photos."""
@@ -208,6 +231,7 @@ def gallery(folder: str) -> None:
 @WEIGHTS
 @click.option(
     "--steps",
+    cls=Once,
     type=click.IntRange(1),
     default=None,
     help="Total number of steps; finished stages stay as they are. By default as at first.",
@@ -218,9 +242,11 @@ def gallery(folder: str) -> None:
     "--out",
     "-o",
     "folder",
+    cls=Once,
     default=None,
     callback=check_folder_name,
     help="Output folder; by default the result's own.",
+    shell_complete=complete.folders,
 )
 def resume(
     result: str,

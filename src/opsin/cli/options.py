@@ -1,26 +1,63 @@
 """Options that several commands have."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
+from opsin.cli import completion
 from opsin.cli.output import ANIMATIONS
 from opsin.registry import catalogue
 
+
+class Once(click.Option):
+    """An option that may be given once: a second value is an error, not a silent replacement of the first.
+
+    `hint` says how several values are given, where the one value may hold them.
+    """
+
+    def __init__(self, *names: Any, hint: str = "", **settings: Any) -> None:
+        super().__init__(*names, **settings)
+        self.hint = hint
+
+    def add_to_parser(self, parser: Any, ctx: click.Context) -> None:
+        """Let the parser collect every value that is given."""
+        self.multiple = True
+        try:
+            super().add_to_parser(parser, ctx)
+        finally:
+            self.multiple = False
+
+    def consume_value(self, ctx: click.Context, opts: Mapping[str, Any]) -> tuple[Any, ParameterSource]:
+        """The only value. Raises `UsageError` if there are several, but not while a shell completes."""
+        values = opts.get(self.name or "")
+        if not isinstance(values, list):
+            return super().consume_value(ctx, opts)
+        if len(values) > 1 and not ctx.resilient_parsing:
+            shown = "" if self.is_flag else f" ({', '.join(map(repr, values))})"
+            flag = "/".join([*self.opts, *self.secondary_opts])
+            hint = self.hint or "give it once"
+            raise click.UsageError(f"{flag} is given {len(values)} times{shown}: {hint}", ctx)
+        return super().consume_value(ctx, {**opts, self.name or "": values[-1]})
+
+
 EVERY = click.option(
     "--every",
+    cls=Once,
     type=click.IntRange(1),
     default=None,
     help="Save an animation with one frame every N steps.",
 )
 ANIMATION = click.option(
     "--animation",
+    cls=Once,
     type=click.Choice(ANIMATIONS),
     default="webp",
     show_default=True,
     help="File format of animations.",
 )
+JSON = click.option("--json", "as_json", cls=Once, is_flag=True, help="Print JSON in place of a table.")
 
 
 Command = TypeVar("Command", bound=Callable[..., Any] | click.Command)
@@ -29,7 +66,10 @@ MODEL_HELP = (
     "Network: a zoo name, timm:NAME, torchvision:NAME, hf:NAME or FILE.py:FACTORY. "
     "FILE.py is run as a program: name only files that you trust."
 )
-DEFAULT_MODEL = "tf_efficientnet_lite0"
+COLLECTION = click.argument("collection", type=click.Path())
+JSON = click.option(
+    "--json", "as_json", is_flag=True, help="Print the facts as JSON to stdout, and nothing else there."
+)
 WEIGHTS_HELP = "Checkpoint to load in place of the published weights, or 'random'."
 OWN_SETTINGS = "opsin.cli.own_settings"  # in a command's context: what was given to go with own weights
 
@@ -62,7 +102,8 @@ def _keep(context: click.Context, parameter: click.Parameter, value: Any) -> Non
 
 def given_settings() -> dict[str, Any]:
     """The settings that the command was given to go with own weights, as `opsin.load` takes them."""
-    settings = dict(click.get_current_context().meta.get(OWN_SETTINGS, {}))
+    context = click.get_current_context(silent=True)
+    settings = dict(context.meta.get(OWN_SETTINGS, {})) if context else {}
     if len(settings.get("size", ())) == 1:
         settings["size"] = settings["size"][0]
     return settings
@@ -110,17 +151,23 @@ def weights_options(*taken: str) -> Callable[[Command], Command]:
     def decorate(command: Command) -> Command:
         technique = command.name if isinstance(command, click.Command) else None
         settings = catalogue.declared(technique).parameters if technique else ()
-        options = [click.option("--weights", default=None, help=WEIGHTS_HELP)]
+        options = [
+            click.option(
+                "--weights", cls=Once, default=None, help=WEIGHTS_HELP, shell_complete=completion.files
+            )
+        ]
         for setting, (names, kind, value, about) in SETTINGS.items():
             free = [name for name in names if name.removeprefix("--") not in (*taken, *settings)]
             kept = click.option(
                 f"own_{setting}",
                 *free,
+                cls=Once,
                 type=kind,
                 metavar=value,
                 expose_value=False,
                 callback=_keep,
                 help=about,
+                shell_complete=completion.files if setting == "labels" else None,
             )
             options.append(kept)
         for option in options if technique else reversed(options):  # decorators of a function work from below
@@ -151,9 +198,11 @@ OUT = click.option(
     "--out",
     "-o",
     "folder",
+    cls=Once,
     default=None,
     callback=check_folder_name,
     help="Output folder; by default named after the command.",
+    shell_complete=completion.folders,
 )
 
 
@@ -163,4 +212,13 @@ def model_option(
     """The option that names a network."""
     shown = default is not None
     about = f"{MODEL_HELP} {also}".strip()
-    return click.option("--model", "-m", "model_name", default=default, show_default=shown, help=about)
+    return click.option(
+        "--model",
+        "-m",
+        "model_name",
+        cls=Once,
+        default=default,
+        show_default=shown,
+        help=about,
+        shell_complete=completion.models,
+    )

@@ -11,7 +11,6 @@ import click
 from opsin.base.files import MIB, read_regular
 from opsin.base.folders import RECORD, discard_checkpoints, storing
 from opsin.base.records import as_json
-from opsin.base.resuming import stopped
 from opsin.cli.watch import Watch
 
 ANIMATIONS = ("webp", "gif")
@@ -93,6 +92,8 @@ def finish(place: str, watch: Watch) -> None:
     """Say where the results are, and how to go on with those that a signal ended early."""
     click.echo(place)
     if watch.ended_by is not None:
+        from opsin.base.resuming import stopped
+
         for folder, where in stopped(place).items():
             click.echo(f"opsin: {where}; `{_command('resume', folder)}` resumes there", err=True)
         sys.exit(128 + watch.ended_by)

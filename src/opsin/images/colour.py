@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -9,6 +10,7 @@ from jaxtyping import Float, UInt8
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import avg_pool2d, interpolate, pad
 
 # evenly spaced anchors of the colour scales, interpolated linearly in sRGB
 SEQUENTIAL = "000004 280b54 65156e 9f2a63 d44842 f57d15 fac127 fcffa4"
@@ -34,15 +36,46 @@ def heat(
     """
     values = torch.nan_to_num(values.detach().cpu().float())
     if values.shape[0] == 3:
-        return Image.fromarray(_bytes(0.5 + values / (2 * _scale(values))))
-    single = (values / (_peak(values) if photo is not None else _scale(values)))[0].clamp(-1, 1)
-    if photo is None:
-        return Image.fromarray(_painted(single, signed))
+        return Image.fromarray(_bytes(0.5 + values / (2 * limit(values))))
+    if photo is not None:
+        colours = photo.cpu().float()
+        faded = Image.fromarray(
+            _bytes(COLOURFULNESS * colours + (1 - COLOURFULNESS) * colours.mean(0, keepdim=True))
+        )
+        map_over_it = overlay(values[0], signed=signed).picture
+        faded.paste(map_over_it, mask=map_over_it)
+        return faded
+    single = (values / limit(values))[0].clamp(-1, 1)
+    return Image.fromarray(_painted(single, signed))
+
+
+class Overlay(NamedTuple):
+    """A map as a transparent picture to lay over a photo, and the value at the strongest colour."""
+
+    picture: Image.Image
+    peak: float
+
+
+def overlay(values: Float[Tensor, "h w"], *, signed: bool) -> Overlay:
+    """One map as a transparent picture: the stronger the value, the more opaque its colour."""
+    values = torch.nan_to_num(values.detach().cpu().float())
+    highest = peak(values)
+    single = (values / highest).clamp(-1, 1)
     painted = _painted(single if signed else FAINTEST + (1 - FAINTEST) * single, signed)
-    strength = OPACITY * (single.abs() if signed else single.clamp(min=0))[..., None].numpy()
-    colours = photo.cpu().float()
-    faded = _bytes(COLOURFULNESS * colours + (1 - COLOURFULNESS) * colours.mean(0, keepdim=True))
-    return Image.fromarray((faded * (1 - strength) + painted * strength).round().astype(np.uint8))
+    strength = OPACITY * (single.abs() if signed else single.clamp(min=0))
+    alpha = (strength * 255).round().byte().numpy()[..., None]
+    return Overlay(Image.fromarray(np.concatenate([painted, alpha], -1), "RGBA"), highest)
+
+
+def smooth(values: Float[Tensor, "n c h w"], size: tuple[int, int]) -> Float[Tensor, "n c H W"]:
+    """Coarse maps at a finer size, without the stars and bars of bilinear interpolation: quadratic B-splines.
+
+    Bilinear interpolation, averaged over the width of one cell. For pictures only.
+    """
+    fine = interpolate(values, size, mode="bilinear", align_corners=False)
+    cells = [max(1, round(many / few)) | 1 for many, few in zip(size, values.shape[-2:], strict=True)]
+    high, wide = (cell // 2 for cell in cells)
+    return avg_pool2d(pad(fine, (wide, wide, high, high), mode="replicate"), cells, stride=1)
 
 
 def photo(image: Float[Tensor, "3 h w"]) -> Image.Image:
@@ -61,7 +94,7 @@ def animate(frames: Sequence[Float[Tensor, "3 _ _"]], path: Path) -> None:
 def grid(tiles: Float[Tensor, "k c h w"]) -> Image.Image:
     """Tiles side by side on one signed scale; three channels in colour, else one channel per tile."""
     tiles = torch.nan_to_num(tiles.detach().cpu().float())
-    tiles = (tiles / _scale(tiles)).clamp(-1, 1)
+    tiles = (tiles / limit(tiles)).clamp(-1, 1)
     k, _, h, w = tiles.shape
     painted = [_bytes(0.5 + t / 2) if len(t) == 3 else _painted(t[0], signed=True) for t in tiles]
     columns = int(np.ceil(np.sqrt(k * h / w)))
@@ -85,12 +118,14 @@ def _painted(values: Float[Tensor, "h w"], signed: bool) -> UInt8[np.ndarray, "h
     )
 
 
-def _scale(values: Tensor) -> float:
+def limit(values: Tensor) -> float:
+    """The value at which colours saturate: few pixels of a gradient are beyond it."""
     flat = values.abs().flatten()
-    return float(flat.kthvalue(max(1, round(SATURATION * len(flat)))).values) or _peak(values)
+    return float(flat.kthvalue(max(1, round(SATURATION * len(flat)))).values) or peak(values)
 
 
-def _peak(values: Tensor) -> float:
+def peak(values: Tensor) -> float:
+    """The largest size of a value; 1 if all are zero."""
     return float(values.abs().max()) or 1.0
 
 

@@ -3,7 +3,7 @@
 import os
 import re
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ CHUNK = 4 * MIB  # bytes that are read from a file object at once
 WIDEST = (
     64  # aspect ratio: of a longer photo only the middle survives the centre crop, so only that is resized
 )
+DIGITS = 4  # of shares of a photo's sides
 
 
 @runtime_checkable
@@ -190,20 +191,53 @@ def folder_photos(path: str | Path) -> list[Path]:
     return photos
 
 
-def fitted(photo: Image.Image, frame: Frame) -> NDArray[np.uint8]:
-    """Resize and centre-crop a photo: (h, w, 3) bytes."""
-    height, width = frame.size
-    if not frame.squash and max(photo.size) > WIDEST * min(photo.size) * max(frame.size) / min(frame.size):
-        keep = [min(side, WIDEST * min(photo.size)) for side in photo.size]
-        left, top = ((side - kept) // 2 for side, kept in zip(photo.size, keep, strict=True))
-        photo = photo.crop((left, top, left + keep[0], top + keep[1]))
-    h, w = int(height / frame.crop), int(width / frame.crop)  # size before the centre crop
+class Framing(NamedTuple):
+    """How a photo becomes an image: its part `kept` is resized to `size`, and cropped at `left` and `top`."""
+
+    kept: tuple[int, int, int, int]
+    size: tuple[int, int]
+    left: int
+    top: int
+
+
+def framing(width: int, height: int, frame: Frame) -> Framing:
+    """How a photo of this size is resized and cropped."""
+    rows, columns = frame.size
+    sides, kept = (width, height), (0, 0, width, height)
+    if not frame.squash and max(sides) > WIDEST * min(sides) * max(frame.size) / min(frame.size):
+        keep = [min(side, WIDEST * min(sides)) for side in sides]
+        left, top = ((side - kept) // 2 for side, kept in zip(sides, keep, strict=True))
+        kept, (width, height) = (left, top, left + keep[0], top + keep[1]), keep
+    h, w = int(rows / frame.crop), int(columns / frame.crop)  # size before the centre crop
     if frame.squash:
         size = (w, h)
-    elif h * photo.width >= w * photo.height:
-        size = (max(w, int(h * photo.width / photo.height)), h)
+    elif h * width >= w * height:
+        size = (max(w, int(h * width / height)), h)
     else:
-        size = (w, max(h, int(w * photo.height / photo.width)))
+        size = (w, max(h, int(w * height / width)))
+    return Framing(kept, size, round((size[0] - columns) / 2), round((size[1] - rows) / 2))
+
+
+def fitted(photo: Image.Image, frame: Frame) -> NDArray[np.uint8]:
+    """Resize and centre-crop a photo: (h, w, 3) bytes."""
+    kept, size, left, top = framing(*photo.size, frame)
+    if kept[2:] != photo.size:
+        photo = photo.crop(kept)
     resized = photo.resize(size, Image.Resampling[frame.interpolation.upper()])
-    left, top = round((size[0] - width) / 2), round((size[1] - height) / 2)
-    return np.array(resized.crop((left, top, left + width, top + height)))
+    return np.array(resized.crop((left, top, left + frame.size[1], top + frame.size[0])))
+
+
+def in_photo(
+    region: tuple[float, float, float, float], width: int, height: int, frame: Frame
+) -> tuple[float, float, float, float]:
+    """Where a part of the image lies in the photo: left, top, right, bottom, as shares of the photo's sides.
+
+    `region` has the same order, in pixels of the image.
+    """
+    (left, top, right, bottom), size, *origin = framing(width, height, frame)
+    kept, start, sides = (right - left, bottom - top), (left, top), (width, height)
+    ends = [
+        round((start[i % 2] + (edge + origin[i % 2]) * kept[i % 2] / size[i % 2]) / sides[i % 2], DIGITS)
+        for i, edge in enumerate(region)
+    ]
+    return ends[0], ends[1], ends[2], ends[3]

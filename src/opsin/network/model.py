@@ -11,13 +11,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from opsin.base.errors import InputError, NetworkError, unknown
+from opsin.base.errors import InputError, NetworkError
 from opsin.network.activations import Activations, is_distribution
 from opsin.network.backward import differentiating
 from opsin.network.checks import check_labels, check_network, check_preprocessing
 from opsin.network.fingerprint import Weighed
 from opsin.network.forward import Forward, Stop
+from opsin.network.lookup import call_named
 from opsin.network.outputs import numbers, replaced, unreadable
+from opsin.network.predictions import Prediction, batches, ranked
 from opsin.network.tracing import Call, Trace, no_default_layer, spatial_layers, trace
 from opsin.network.weights import weight_of
 
@@ -183,16 +185,7 @@ class Model:
         """
         if name in ("image", "output"):
             return None
-        if name in self.calls:
-            return self.calls[name]
-        repeated = [call for call in self.calls if call.startswith(f"{name}#")]
-        if repeated:
-            raise InputError(
-                f"layer {name!r} is called {len(repeated)} times; specify one: {', '.join(repeated)}"
-            )
-        uncalled = name in dict(self.network.named_modules())
-        also = " (the forward never calls this module, or gets no tensor from it)" if uncalled else ""
-        raise unknown("layer", name, self.calls, also)
+        return call_named(name, self.calls, self.network)
 
     @property
     def calls(self) -> dict[str, Call]:
@@ -279,8 +272,15 @@ class Model:
 
     def label(self, index: int) -> str:
         """The name of class `index`, or e.g. `class 12` if it has none."""
-        known = self.labels is not None and index < len(self.labels)
-        return self.labels[index] if known and self.labels else f"class {index}"
+        return self.labels[index] if self.labels and index < len(self.labels) else f"class {index}"
+
+    def predict(self, images: Float[Tensor, "n 3 h w"], k: int = 5) -> list[list[Prediction]]:
+        """Each image's `k` most probable classes, the most probable first.
+
+        Raises `InputError` if the output is not (n, classes), `NetworkError` if it is not finite.
+        """
+        outputs = (self.run(part)["output"] for part in batches(images))
+        return ranked(outputs, self.probabilities, self.label, k)
 
     def probabilities(self, output: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
         """The softmax of the output, or the sigmoid of a single score; a distribution is unchanged."""

@@ -54,6 +54,7 @@ class Objective:
     count: int = 1  # of images with different targets
     terms: tuple[Term, ...] = ()
     chain: "tuple[tuple[Combine, Objective], ...]" = ()  # the parts of a sum, each with its operation
+    class_index: int | None = None  # of an objective that is the score of one class
 
     def watched(self, see: Callable[[Float[Tensor, " n"]], None]) -> "Objective":
         """The same objective; `see` is called with all of its scores."""
@@ -66,7 +67,7 @@ class Objective:
         def single(activations: Activations, index: int) -> Objective:
             return self.for_image(activations, index).watched(see)
 
-        return Objective(self.name, self.layers, score, single, self.count, self.terms)
+        return replace(self, score=score, single=single, chain=())
 
     def for_image(self, activations: Activations, index: int) -> "Objective":
         """The objective of image `index` of the run, fixed for any batch made from it.

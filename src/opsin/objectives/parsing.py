@@ -1,15 +1,15 @@
 """The text form of an objective, for the command line and the record.
 
-tabby cat                         a class by name, a unique part of its name, or its index (281)
-blocks.5:12                       channel 12 of a layer: its mean over positions
-blocks.5:12@3,4                   one unit: channel 12 at row 3, column 4
-neuron(blocks.5, 12)              the central unit of channel 12
-direction(blocks.5, 1, 0, -2)     the features along a direction
-energy(blocks.5)                  the mean square of a whole layer
-tabby; beagle                     one per picture
-diversity(blocks.5)               how different the pictures of a batch are
-total_variation(2), norm(6)       priors on the image
-1.5*blocks.5:12 - blocks.5:30     weighted sums; signs need spaces around them, brackets group
+tabby cat                             a class by name, a unique part of its name, or its index (281)
+inception_5b:12                       channel 12 of a layer: its mean over positions
+inception_5b:12@3,4                   one unit: channel 12 at row 3, column 4
+neuron(inception_5b, 12)              the central unit of channel 12
+direction(inception_5b, 1, 0, -2)     the features along a direction
+energy(inception_5b)                  the mean square of a whole layer
+tabby; beagle                         one per picture
+diversity(inception_5b)               how different the pictures of a batch are
+total_variation(2), norm(6)           priors on the image
+1.5*inception_5b:12 - inception_5b:30 weighted sums; signs need spaces around them, brackets group
 """
 
 import re

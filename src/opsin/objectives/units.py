@@ -36,7 +36,7 @@ def logit(index: int, name: str | None = None) -> Objective:
             )
         return output[:, index]
 
-    return Objective(name or str(index), ("output",), score)
+    return Objective(name or str(index), ("output",), score, class_index=index)
 
 
 def predicted() -> Objective:

@@ -1,202 +1,230 @@
-"""Every technique on every photo, on one page that needs nothing but itself."""
+"""Techniques on photos, side by side for several targets, layers or networks."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jaxtyping import Float
+from PIL import Image
 from torch import Tensor
 
-from opsin.base.errors import InputError, OpsinError
-from opsin.base.folders import PAGE, RECORD, storing, writing
-from opsin.base.job import CAUTION, steps
-from opsin.base.records import as_json
-from opsin.images import colour, tensors
-from opsin.network.finite import origin
+from opsin.base.errors import InputError, OpsinError, unknown
+from opsin.base.headings import headings
+from opsin.base.job import steps
+from opsin.images import tensors
+from opsin.images.photos import open_photo
 from opsin.network.model import Model
-from opsin.objectives.objective import Objective
-from opsin.objectives.parsing import one_each, resolve
-from opsin.pages.cards import card_of
+from opsin.objectives.units import PREDICTED
+from opsin.pages.report import Report, Section
+from opsin.pages.views import Answer, View, goals_of, view
 from opsin.registry import catalogue
 from opsin.registry.kinds import Technique
-from opsin.results.gallery import Gallery
-from opsin.results.pictures import Pictures
 from opsin.results.result import Result
 
 if TYPE_CHECKING:
     from opsin.collection.store.store import Collection
     from opsin.results.findings import Shot
-from opsin.base.headings import GENERAL, headings
-from opsin.results.html import escaped, page, webp_uri
 
-TOP = 5
 NEAREST = 6  # images of a collection
-
-
-@dataclass(frozen=True)
-class Section:
-    """One photo: its most probable classes with probabilities, a result per technique, and similar images.
-
-    `no_classes` says why there are no classes, where there are none.
-    """
-
-    name: str
-    image: Float[Tensor, "1 3 h w"]
-    top: tuple[tuple[str, float], ...]
-    results: tuple[tuple[Technique, Result], ...]
-    near: "tuple[Shot, ...]" = ()
-    no_classes: str = ""
-
-
-@dataclass(frozen=True)
-class Report:
-    """What `explain` found; `left_out` says of each technique that did not run why."""
-
-    model: Model
-    sections: tuple[Section, ...]
-    general: tuple[tuple[Technique, Result], ...]
-    left_out: tuple[tuple[str, str], ...]
-
-    def save(self, folder: str | Path) -> Path:
-        """Write `index.html`, and beside it a folder per photo with each technique's `Result.save`.
-
-        Returns the page's path. Raises `InputError` where the folder cannot be written.
-        """
-        with writing(folder) as place:
-            self.write_into(place)
-        return Path(folder) / PAGE
-
-    def write_into(self, place: Path) -> None:
-        """Write the files of `save` into an existing folder."""
-        found = [(s.name, t.name, r) for s in self.sections for t, r in s.results]
-        found += [(GENERAL, t.name, r) for t, r in self.general]
-        for name, technique, result in steps(found, len(found), "writing"):
-            inner = place / name / technique
-            with storing():
-                inner.mkdir(parents=True)
-            result.write_into(inner)
-        about = {"kind": "Report", "model": self.model.name, "photos": [s.name for s in self.sections]}
-        with storing():
-            (place / PAGE).write_text(self.html(), "utf-8")
-            (place / RECORD).write_text(as_json(about), "utf-8")
-
-    def html(self) -> str:
-        """The page."""
-        return page("report.html", report=self, photo=_photo, card=card_of)
-
-    def _repr_html_(self) -> str:
-        return f'<iframe srcdoc="{escaped(self.html())}" style="width:100%;height:80vh;border:0"></iframe>'
+COMPARED = ("grad_cam", "hires_cam", "occlusion", "saliency", "guided_backprop", "guided_grad_cam")
+Photo = Image.Image | str | Path
+Settings = Mapping[str, Mapping[str, Any]]
 
 
 def explain(
     model: Model,
-    photos: Float[Tensor, "n 3 h w"],
+    photos: Float[Tensor, "n 3 h w"] | Photo | Sequence[Photo],
     *,
     target: object = None,
     layer: str | None = None,
     techniques: str | Sequence[str] | None = None,
+    settings: Settings | None = None,
     names: Sequence[str] | None = None,
     collection: "Collection | str | Path | None" = None,
 ) -> Report:
     """Run every technique that costs little, or those named, on each photo.
 
-    `target` and `layer` go to the techniques that take them; `names` are the photos' headings. With a
-    `collection` the images of it that are nearest to each photo are shown.
-    A technique that was not asked for and does not fit the network or the target is left out, and the report
-    says why; one that was asked for raises its error.
+    `photos` are images for the network, or photos of any size, which the page then shows whole. `target` may
+    be several: a list, or a text with semicolons; they are shown side by side. By default it is the predicted
+    class and, if one is probable enough, the next class of another kind. `target` and `layer` go to the
+    techniques that take them, `settings` are further ones by technique: `{"occlusion": {"patch": 8}}`. `names`
+    are the photos' headings. With a `collection` the images of it that are nearest to each photo are shown.
+
+    A technique that does not fit the network or the target is left out, and the report says why. Raises
+    `InputError` if no photo can be explained, or if none of the techniques asked for can be run.
     """
-    if not isinstance(model, Model):
-        raise InputError(f"explain takes an opsin.Model first, got {type(model).__name__}: see opsin.load")
-    tensors.check(photos)
+    return compare(
+        model,
+        photos,
+        target=target,
+        layers=layer,
+        techniques=techniques or [name for name, t in catalogue.techniques().items() if not t.expensive],
+        settings=settings,
+        names=names,
+        collection=collection,
+        _asked=bool(techniques),
+    )
+
+
+def compare(
+    models: Model | Sequence[Model],
+    photos: Float[Tensor, "n 3 h w"] | Photo | Sequence[Photo],
+    *,
+    target: object = None,
+    layers: str | Sequence[str] | None = None,
+    techniques: str | Sequence[str] | None = None,
+    settings: Settings | None = None,
+    names: Sequence[str] | None = None,
+    collection: "Collection | str | Path | None" = None,
+    _asked: bool = True,
+) -> Report:
+    """The same techniques on each photo for several networks, layers or targets, side by side.
+
+    Every network is asked at every layer for every target. The techniques are by default those of `COMPARED`;
+    the other arguments and errors are those of `explain`.
+    """
+    several = [models] if isinstance(models, Model) else list(models)
+    if not several or not all(isinstance(model, Model) for model in several):
+        raise InputError(f"pass an opsin.Model first, not {type(models).__name__}: see opsin.load")
+    chosen = _chosen(COMPARED if techniques is None else techniques, settings or {}, target)
+    shown = _photos(photos)
+    titles = headings(names or [f"photo {i}" for i in range(len(shown))])
+    if len(titles) != len(shown):
+        raise InputError(f"{len(titles)} names for {len(shown)} photos")
+    at = [layers] if layers is None or isinstance(layers, str) else list(dict.fromkeys(layers))
+    if target is not None:
+        for model in several:
+            goals_of(target, model)  # once, so that an invalid target fails here
     if collection is not None:
         from opsin.collection.store.store import opened  # noqa: PLC0415 (slow, and only needed for a collection)
 
-        opened(collection).check(model)
-    if layer is not None:
-        model.call(layer)
-    goals = _goals(model, photos, target)
-    asked = [techniques] if isinstance(techniques, str) else list(dict.fromkeys(techniques or ()))
-    chosen, left_out = _chosen(asked, target)
-    titles = headings(names or [f"photo {i}" for i in range(len(photos))])
-    if len(titles) != len(photos):
-        raise InputError(f"{len(titles)} names for {len(photos)} photos")
+        opened(collection).check(several[0])
+    running = _Running(settings or {}, _asked and techniques is not None)
+    sections = []
+    work = [(index, model, layer) for index in range(len(shown)) for model in several for layer in at]
+    views: dict[int, list[View]] = {index: [] for index in range(len(shown))}
+    total = len(work) * len(chosen)
+    ticks = iter(steps(range(total), total, "techniques"))
+    for index, model, layer in work:
+        seen = view(model, shown[index], target, layer)
+        answers = []
+        for technique in chosen:
+            next(ticks)
+            if technique.takes_images:
+                answers += running.answers(technique, seen)
+        views[index].append(replace(seen, answers=tuple(answers)))
+    for index, title in enumerate(titles):
+        near: tuple[Shot, ...] = ()
+        if collection is not None:
+            near = _nearest(several[0], collection, views[index][0].image, title)
+        sections.append(Section(title, shown[index], tuple(views[index]), near))
+    general = [
+        (technique, result)
+        for technique in chosen
+        if not technique.takes_images
+        for model in several
+        if (result := running.general(technique, model, target)) is not None
+    ]
+    running.check([answer for section in sections for v in section.views for answer in v.answers], general)
+    return Report(tuple(sections), tuple(general), tuple(running.left_out.items()), running.asked)
 
-    def run(technique: Technique, goal: Objective | None, *images: Tensor) -> Result | None:
-        """The technique's result; none where it does not fit and was not asked for."""
-        roles = {name: parameter.arg.role for name, parameter in technique.parameters.items()}
-        given = {"target": goal, "layer": layer}
-        settings = {name: given[role] for name, role in roles.items() if given.get(role) is not None}
+
+class _Running:
+    """Runs techniques on views; `left_out` says of each that did not fit why."""
+
+    def __init__(self, settings: Settings, asked: bool) -> None:
+        self.settings = settings
+        self.asked = asked
+        self.left_out: dict[str, str] = {}
+
+    def answers(self, technique: Technique, seen: View) -> list[Answer]:
+        """The technique's results on a view: one for all targets, where it takes images one by one."""
+        parameters = technique.parameters
+        given: dict[str, Any] = dict(self.settings.get(technique.name, {}))
+        if seen.layer is not None and any(p.arg.role == "layer" for p in parameters.values()):
+            given["layer"] = seen.layer
+        if "target" not in parameters or "target" in given or _has_own_target(technique, seen):
+            result = self._run(technique, seen.model, seen.image, given)
+            return [] if result is None else [Answer(technique, result)]
+        if technique.name == "layers":
+            result = self._run(technique, seen.model, seen.image, given | {"target": seen.goals[0]})
+            return [] if result is None else [Answer(technique, result)]
+        if technique.photos == "each" and not technique.iterative:
+            count = len(seen.goals)
+            goals = list(seen.goals) if count > 1 else seen.goals[0]
+            images = seen.image.expand(count, -1, -1, -1).contiguous()
+            result = self._run(technique, seen.model, images, given | {"target": goals})
+            return [] if result is None else [Answer(technique, result, tuple(range(count)))]
+        results = [self._run(technique, seen.model, seen.image, given | {"target": g}) for g in seen.goals]
+        return [Answer(technique, r, (i,)) for i, r in enumerate(results) if r is not None]
+
+    def general(self, technique: Technique, model: Model, target: object) -> Result | None:
+        """The result of a technique that takes no photo."""
+        given = dict(self.settings.get(technique.name, {}))
+        if "target" in technique.parameters and target is not None:
+            given.setdefault("target", target)
+        return self._run(technique, model, None, given)
+
+    def _run(
+        self, technique: Technique, model: Model, images: Tensor | None, given: dict[str, Any]
+    ) -> Result | None:
         try:
-            return technique.run(model, *images, **settings)  # type: ignore[no-any-return]
+            return technique.run(model, *([] if images is None else [images]), **given)  # type: ignore[no-any-return]
         except OpsinError as error:
-            if asked:
-                raise
-            left_out[technique.name] = str(error)
+            self.left_out.setdefault(technique.name, str(error))
             return None
 
-    work = [(i, t) for i in range(len(photos)) for t in chosen if t.takes_images]
-    results: list[list[tuple[Technique, Result]]] = [[] for _ in photos]
-    for index, technique in steps(work, len(work), "techniques"):
-        if (result := run(technique, goals[index], photos[index : index + 1])) is not None:
-            results[index].append((technique, result))
-    for name in {t.name for own in results for t, _ in own} & left_out.keys():
-        left_out[name] = f"not on every photo: {left_out[name]}"
-    near: list[tuple[Shot, ...]] = [()] * len(photos)
-    if collection is not None:
-        from opsin.collection.ask.neighbours import neighbours  # noqa: PLC0415 (as above)
-
-        shots = neighbours(model, collection, photos, k=NEAREST, names=titles).shots
-        near = [tuple(s for s in shots if s.group == title and not s.lead) for title in titles]
-    goal = None if target is None else resolve(target, model)
-    general = [(t, r) for t in chosen if not t.takes_images and (r := run(t, goal)) is not None]
-    sections = []
-    for title, photo, own, shots_ in zip(titles, photos.split(1), results, near, strict=True):
-        top, no_classes = _top(model, photo)
-        sections.append(Section(title, photo, top, tuple(sorted(own, key=_is_gallery)), shots_, no_classes))
-    return Report(model, tuple(sections), tuple(general), tuple(sorted(left_out.items())))
+    def check(self, answers: Sequence[Answer], general: Sequence[Any]) -> None:
+        """Raise `InputError` if nothing could be run."""
+        if not answers and not general and self.left_out:
+            raise InputError("; ".join(dict.fromkeys(self.left_out.values())))
 
 
-def _chosen(asked: list[str], target: object) -> tuple[list[Technique], dict[str, str]]:
-    """The techniques to run, and why each of the others is left out.
+def _has_own_target(technique: Technique, seen: View) -> bool:
+    """Whether its default target is better than a class: the strongest unit, for deconvnet."""
+    default = inspect.signature(technique.run.__wrapped__).parameters["target"].default  # type: ignore[attr-defined]
+    return default is not inspect.Parameter.empty and default is not PREDICTED and all(
+        "output" in goal.layers for goal in seen.goals
+    )
 
-    Raises `InputError` on an unknown one, and on one that needs more than photos.
-    """
-    known = catalogue.techniques()
-    chosen = [catalogue.get(n) for n in asked] if asked else [t for t in known.values() if not t.expensive]
+
+def _chosen(names: str | Sequence[str], settings: Settings, target: object) -> list[Technique]:
+    """The techniques to run. Raises `InputError` on unknown ones, and on one that needs more than photos."""
+    asked = [names] if isinstance(names, str) else list(dict.fromkeys(names))
+    chosen = [catalogue.get(name) for name in asked]
+    for name, given in settings.items():
+        technique = catalogue.get(name)
+        if technique not in chosen:
+            raise InputError(f"settings for {name}, which is not among the techniques: {', '.join(asked)}")
+        for key in given:
+            if key not in technique.parameters:
+                raise unknown(f"setting of {name}", key, technique.parameters)
     for technique in chosen:
         required = [p for p in technique.parameters.values() if p.required]
-        if needed := [p.name for p in required if p.arg.role != "target" or target is None]:
-            raise InputError(f"{technique.name} needs a {needed[0]}: use `opsin {technique.name}`")
-    others = [t for t in known.values() if t not in chosen]
-    why = {t.name: "not asked for" if asked else f"runs only by name: {t.cost} passes" for t in others}
-    return chosen, why
+        known = settings.get(technique.name, {})
+        missing = [p.name for p in required if p.name not in known and (p.arg.role != "target" or target is None)]
+        if missing:
+            raise InputError(f"{technique.name} needs a {missing[0]}: use `opsin {technique.name}`")
+    return chosen
 
 
-def _goals(model: Model, photos: Float[Tensor, "n 3 h w"], target: object) -> list[Objective]:
-    """Each photo's target: one for all, or one each. Raises `InputError` if a target does not exist."""
-    goals = one_each(target, model, len(photos))
-    if target is not None:
-        goal = resolve(target, model)
-        goal.score(model.run(photos[: goal.count], goal.layers))  # once, so that a bad target fails here
-    return goals
+def _photos(photos: Tensor | Photo | Sequence[Photo]) -> list[Image.Image | Tensor]:
+    """Each photo: a picture of any size, or an image that is cut to a network's size already."""
+    if isinstance(photos, Tensor):
+        tensors.check(photos)
+        return list(photos.split(1))
+    several = [photos] if isinstance(photos, Image.Image | str | Path) else list(photos)
+    if not several:
+        raise InputError("no photo given: pass at least one")
+    return [p.convert("RGB") if isinstance(p, Image.Image) else open_photo(p) for p in several]
 
 
-def _top(model: Model, image: Float[Tensor, "1 3 h w"]) -> tuple[tuple[tuple[str, float], ...], str]:
-    """The most probable classes with probabilities; where there are none, why."""
-    output = model.run(image)["output"]
-    if output.ndim != 2:
-        return (), "The network's output is not one score a class."
-    found = model.probabilities(output)[0]
-    if not found.isfinite().all():
-        return (), f"{CAUTION}the network's output is NaN or infinite: this begins {origin(model, image)}."
-    probabilities, classes = found.topk(min(TOP, len(found)))
-    return tuple((model.label(int(c)), float(p)) for p, c in zip(probabilities, classes, strict=True)), ""
+def _nearest(
+    model: Model, collection: "Collection | str | Path", image: Float[Tensor, "1 3 h w"], title: str
+) -> "tuple[Shot, ...]":
+    from opsin.collection.ask.neighbours import neighbours  # noqa: PLC0415 (as above)
 
-
-def _is_gallery(pair: tuple[Technique, Result]) -> bool:
-    return isinstance(pair[1], Gallery | Pictures)
-
-
-def _photo(section: Section) -> str:
-    return webp_uri(colour.photo(section.image[0]), section.image.shape[-1])
+    shots = neighbours(model, collection, image, k=NEAREST, names=[title]).shots
+    return tuple(shot for shot in shots if shot.group == title and not shot.lead)

@@ -12,13 +12,14 @@ from torch import Tensor
 
 from opsin.base.errors import InputError, OutOfMemoryError
 from opsin.base.job import CAUTION, current, note, within
-from opsin.base.records import PACKAGES, Record, versions
+from opsin.base.records import PACKAGES, Record, ScoredTarget, versions
 from opsin.base.trail import Trail
 from opsin.images import tensors
 from opsin.network.backward import lacks_memory
 from opsin.network.finite import Scores, caution
 from opsin.network.model import Model
 from opsin.objectives.parsing import resolve
+from opsin.registry.explained import Explained
 from opsin.registry.kinds import Parameter, Technique, checked
 from opsin.results.heatmap import Heatmap
 from opsin.results.pictures import Picture, Pictures
@@ -27,7 +28,10 @@ from opsin.results.pictures import Picture, Pictures
 def call_technique(
     about: Technique, function: Callable[..., Any], signature: inspect.Signature, args: Any, kwargs: Any
 ) -> Any:
-    """The technique's result on inputs that are checked and resolved, with its record."""
+    """The technique's result on inputs that are checked and resolved, with its record.
+
+    For a list of layers it is a list of results, one for each layer.
+    """
     try:
         bound = signature.bind(*args, **kwargs)
     except TypeError as error:
@@ -39,6 +43,10 @@ def call_technique(
         raise InputError(
             f"{about.name} takes an opsin.Model first, got {type(model).__name__}: see opsin.load"
         )
+    for name, parameter in about.parameters.items():
+        if parameter.arg.role == "layer" and isinstance(given[name], list | tuple):
+            layers = _layers(about.name, name, given[name], model)
+            return [about.run(**given | {name: layer}) for layer in layers]
     arguments: dict[str, Any] = {}
     pictures: dict[str, Tensor] = {}
     if about.takes_images:
@@ -50,13 +58,19 @@ def call_technique(
         _take(about, parameter, given, arguments, pictures)
     scores = Scores()
     targets = [name for name, parameter in about.parameters.items() if parameter.arg.role == "target"]
+    explained = [
+        Explained(model, given["images"], given[name])
+        for name in targets
+        if about.takes_images and not about.iterative
+    ]
+    given.update({name: target.followed() for name, target in zip(targets, explained, strict=False)})
     given.update({name: given[name].watched(scores.see) for name in targets})
 
-    def record() -> Record:
+    def record(scored: tuple[ScoredTarget, ...] = ()) -> Record:
         facts: dict[str, Any] = {"name": model.name, "sha256": weights.fingerprint, "load": model.loaded}
         facts |= {name: list(getattr(model, name)) for name in ("size", "mean", "std")}
         facts |= {name: getattr(model, name) for name in ("crop", "squash", "interpolation")}
-        return Record(about.name, about.paper, arguments, facts, versions(PACKAGES), tuple(notes))
+        return Record(about.name, about.paper, arguments, facts, versions(PACKAGES), tuple(notes), scored)
 
     def finished(result: Pictures, trail: Trail) -> Pictures:
         state = trail.flat() | {f"given.{name}": value for name, value in pictures.items()}
@@ -88,7 +102,8 @@ def call_technique(
         if isinstance(result, Heatmap) and (blank := result.blank()):
             note(f"{CAUTION}the map is zero everywhere for image {', '.join(map(str, blank))}")
         caution(model, given.get("images"), [*scores.not_finite(), *result.not_finite()])
-    return finished(result, trail) if about.iterative else replace(result, record=record())
+        scored = explained[0].targets() if explained else ()
+    return finished(result, trail) if about.iterative else replace(result, record=record(scored))
 
 
 def _take(
@@ -108,7 +123,9 @@ def _take(
     elif role == "layer":
         value = _default_layer(model, given.get("target")) if value is None else value
         if not isinstance(value, str):
-            raise InputError(f"{about.name}: {name} is a layer's name, not {value!r}")
+            raise InputError(
+                f"{about.name}: {name} must be a layer's name or a list of layers' names, not {value!r}"
+            )
         model.call(value)  # raises on an unknown one
         arguments[name] = value
     elif role == "layers":
@@ -152,7 +169,7 @@ def _layers(technique: str, name: str, value: object, model: Any) -> list[str]:
     """Layers from a text with commas or a sequence of names."""
     names = value.split(",") if isinstance(value, str) else value
     if not isinstance(names, list | tuple) or not names or not all(isinstance(one, str) for one in names):
-        raise InputError(f"{technique}: {name} are layers' names, not {value!r}")
+        raise InputError(f"{technique}: {name} must be layers' names, not {value!r}")
     names = [one.strip() for one in names]
     for one in names:
         model.call(one)  # raises on an unknown one

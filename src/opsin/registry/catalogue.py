@@ -24,6 +24,11 @@ WITHOUT_TORCH = (
 )
 
 
+def existing() -> list[str]:
+    """Every technique's name, without reading its file."""
+    return sorted(_files())
+
+
 @functools.cache
 def names() -> dict[str, str]:
     """Every technique's name and first sentence."""

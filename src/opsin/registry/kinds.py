@@ -59,8 +59,8 @@ class Parameter:
 class Technique:
     """A technique with what its users want to know of it.
 
-    `cost` is in forward passes per image with the default settings, a backward pass counted as two; with
-    `per_channel` it is the default layer's number of channels.
+    `title` is the name that papers use. `cost` is in forward passes per image with the default settings, a
+    backward pass counted as two; with `per_channel` it is the default layer's number of channels.
     An `expensive` one runs in `explain` only when it is asked for. An `iterative` one makes pictures step
     by step. `photos` says how it gets them from the command line: `each` one cut to the model's size, each
     one `whole` at its own size, or all `together`. `network` names the zoo's network that suits it best.
@@ -68,6 +68,7 @@ class Technique:
 
     name: str
     run: Callable[..., Any]
+    title: str
     paper: str
     reading: str
     cost: int
@@ -82,7 +83,12 @@ class Technique:
     @property
     def summary(self) -> str:
         """The first sentence of the docstring."""
-        return (inspect.getdoc(self.run) or "").split("\n\n")[0].replace("\n", " ")
+        return self.docstring.split("\n\n")[0].replace("\n", " ")
+
+    @property
+    def docstring(self) -> str:
+        """The docstring as it stands in the file, without what `help` adds."""
+        return inspect.getdoc(inspect.unwrap(self.run)) or ""
 
 
 def parameter_of(parameter: inspect.Parameter) -> Parameter:

@@ -5,6 +5,8 @@ import inspect
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
+from opsin.base.choices import DEFAULT_NETWORK
+from opsin.registry.helping import help_text, signature_of
 from opsin.registry.kinds import Photos, Technique, parameter_of
 
 P = ParamSpec("P")
@@ -20,9 +22,13 @@ def technique(
     per_channel: bool = False,
     iterative: bool = False,
     photos: Photos = "each",
-    network: str = "tf_efficientnet_lite0",
+    network: str = DEFAULT_NETWORK,
+    title: str = "",
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Register a function `(model, images, ...)` or `(model, ...)` that returns a `Result`."""
+    """Register a function `(model, images, ...)` or `(model, ...)` that returns a `Result`.
+
+    Called with a list of names for its `Layer`, it returns a list of results, one for each, in that order.
+    """
 
     def register(function: Callable[P, R]) -> Callable[P, R]:
         signature = inspect.signature(function)
@@ -35,10 +41,13 @@ def technique(
 
             return call_technique(about, function, signature, args, kwargs)  # type: ignore[no-any-return]
 
+        run.__signature__ = signature_of(signature, parameters)  # type: ignore[attr-defined]
+        run.__doc__ = help_text(function.__doc__ or "", parameters, reading, paper)
         takes_images = "images" in signature.parameters
         about = Technique(
             function.__name__,
             run,
+            title or function.__name__.replace("_", " ").capitalize(),
             paper,
             reading,
             cost,

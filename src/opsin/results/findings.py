@@ -2,11 +2,11 @@
 
 import base64
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -21,48 +21,54 @@ from opsin.base.records import as_json
 from opsin.results.html import page
 from opsin.results.result import Result
 
-QUALITY = 88  # JPEG quality
+QUALITY = 82  # of WebP pictures; JPEG needs about twice the bytes for the same sharpness
+SIGNATURES = {b"\x89PNG": "png", b"RIFF": "webp", b"\xff\xd8\xff": "jpeg"}  # how stored pictures begin
 
 
 @dataclass(frozen=True)
 class Shot:
-    """A picture as JPEG bytes, with a caption; a `lead` shot heads its group."""
+    """A picture as WebP or JPEG bytes, with a caption; a `lead` shot heads its group."""
 
     group: str
     caption: str
-    data: bytes
+    data: bytes = field(repr=False)
     lead: bool = False
 
     @classmethod
     def of(cls, group: str, caption: str, picture: Image.Image, *, lead: bool = False) -> "Shot":
         """A shot of a picture, which is compressed."""
         buffer = io.BytesIO()
-        picture.save(buffer, "JPEG", quality=QUALITY)
+        picture.save(buffer, "WEBP", quality=QUALITY)
         return cls(group, caption, buffer.getvalue(), lead)
+
+    @property
+    def format(self) -> str:
+        """The format of the stored bytes: `webp`, `jpeg` or `png`."""
+        return next((name for start, name in SIGNATURES.items() if self.data.startswith(start)), "jpeg")
 
     @property
     def uri(self) -> str:
         """The picture as a `data:` URI."""
-        return f"data:image/jpeg;base64,{base64.b64encode(self.data).decode()}"
+        return f"data:image/{self.format};base64,{base64.b64encode(self.data).decode()}"
 
     @property
     def size(self) -> tuple[int, int]:
         """Width and height."""
-        return jpeg(self.data).size
+        return stored_picture(self.data).size
 
     @property
     def picture(self) -> Image.Image:
         """The decoded picture. Raises `InputError` if the bytes are damaged."""
-        return jpeg(self.data, whole=True)
+        return stored_picture(self.data, whole=True)
 
 
-def jpeg(data: bytes, *, whole: bool = False) -> Image.Image:
+def stored_picture(data: bytes, *, whole: bool = False) -> Image.Image:
     """The picture in stored bytes; unless `whole`, only its header is read.
 
     Raises `InputError` if they are damaged.
     """
     try:
-        picture = Image.open(io.BytesIO(data), formats=["JPEG", "PNG"])
+        picture = Image.open(io.BytesIO(data), formats=["WEBP", "JPEG", "PNG"])
         return picture.convert("RGB") if whole else picture
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(f"the bytes of a stored picture are damaged: {error}") from error
@@ -87,11 +93,11 @@ class FindingsFacts(TypedDict):
     facts: dict[str, Any]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Findings(Result):
     """Pictures in groups and tables, under a title; `facts` hold the same data for programs."""
 
-    stored_as = FindingsFacts
+    stored_as: ClassVar[type] = FindingsFacts
     title: str
     intro: str
     shots: tuple[Shot, ...]
@@ -102,6 +108,10 @@ class Findings(Result):
         """One picture per shot."""
         return [(f"{shot.group}: {shot.caption}", shot.picture) for shot in self.shots]
 
+    def contents(self) -> tuple[str, str]:
+        """The title, and how many pictures and tables there are."""
+        return "found", f"{self.title}: {len(self.shots)} pictures, {len(self.tables)} tables"
+
     def groups(self) -> list[tuple[str, list[Shot], list[Shot]]]:
         """Each group's name, the shots that head it, and the others."""
         members = [(name, list(shots)) for name, shots in groupby(self.shots, lambda shot: shot.group)]
@@ -111,20 +121,24 @@ class Findings(Result):
 
     def html(self) -> str:
         """The page with embedded pictures."""
-        return page("findings.html", result=self, address={shot: shot.uri for shot in self.shots})
+        return self._page([shot.uri for shot in self.shots])
 
     def write_into(self, place: Path) -> None:
         """Write the files of `save`, the page, which links to the pictures beside it, and `facts.json`."""
         super().write_into(place)
-        linked = page("findings.html", result=self, address=dict(zip(self.shots, self._names(), strict=True)))
         with storing():
-            (place / PAGE).write_text(linked, "utf-8")
+            (place / PAGE).write_text(self._page(self._names()), "utf-8")
             (place / FACTS).write_text(as_json(self.facts), "utf-8")
+
+    def _page(self, addresses: Sequence[str]) -> str:
+        """The page with the pictures at these addresses."""
+        return page("findings.html", result=self, address=dict(zip(self.shots, addresses, strict=True)))
 
     def _names(self) -> list[str]:
         """The names of the pictures' files, in the order of the pictures."""
         width = max(3, len(str(len(self.shots))))
-        return [f"{index:0{width}d}.jpg" for index in range(len(self.shots))]
+        suffixes = [shot.format.replace("jpeg", "jpg") for shot in self.shots]
+        return [f"{index:0{width}d}.{suffix}" for index, suffix in enumerate(suffixes)]
 
     def _draw_into(self, place: Path) -> None:
         for name, shot in zip(self._names(), self.shots, strict=True):

@@ -4,7 +4,7 @@ import builtins
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import ceil, sqrt
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from typing_extensions import TypedDict
 from opsin.base.arrays import array, array_of_bytes, whole_numbers
 from opsin.base.errors import InputError
 from opsin.base.folders import PAGE, storing
-from opsin.results.findings import jpeg
+from opsin.results.findings import stored_picture
 from opsin.results.html import page, webp_uri
 from opsin.results.result import Result
 
@@ -46,17 +46,17 @@ class Spot:
     label: str | None
     seen: str | None
     probability: float | None
-    thumbnail: bytes
+    thumbnail: bytes = field(repr=False)
 
     def size(self, side: int) -> tuple[int, int]:
         """Width and height; the longer is `side`."""
-        sides = jpeg(self.thumbnail).size
+        sides = stored_picture(self.thumbnail).size
         width, height = (max(1, round(length * side / max(sides))) for length in sides)
         return width, height
 
     def drawn(self, size: tuple[int, int]) -> Image.Image:
         """The thumbnail, resized."""
-        return jpeg(self.thumbnail, whole=True).resize(size, Image.Resampling.BICUBIC)
+        return stored_picture(self.thumbnail, whole=True).resize(size, Image.Resampling.BICUBIC)
 
 
 class MapFacts(TypedDict):
@@ -67,7 +67,7 @@ class MapFacts(TypedDict):
     spots: list[tuple[str, str | None, str | None, float | None, float, float]]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Map(Result):
     """Images with their positions in a plane, in the unit of the method; the second coordinate points up."""
 
@@ -92,6 +92,10 @@ class Map(Result):
             sheet.paste(ImageOps.expand(spot.drawn(inner), border, colour or LINE), (left, top))
         hidden = ", the others would cover them" if len(shown) < len(boxes) else ""
         return [(f"{len(shown):,} of {len(boxes):,} images shown{hidden}", sheet)]
+
+    def contents(self) -> tuple[str, str]:
+        """The title and the number of images."""
+        return "shows", f"{self.title}: {len(self.spots):,} images"
 
     def html(self) -> str:
         """The page with embedded thumbnails."""

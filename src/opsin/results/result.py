@@ -1,6 +1,7 @@
 """The results of techniques: frozen data that can draw, save and load itself."""
 
-import html
+import importlib
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -9,7 +10,7 @@ from typing import Any, ClassVar, NotRequired, cast
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageShow
 from torch import Tensor
 from typing_extensions import TypedDict  # pydantic reads typing's from Python 3.12 on
 
@@ -17,7 +18,15 @@ from opsin.base.arrays import read_arrays
 from opsin.base.errors import InputError
 from opsin.base.folders import RECORD, VALUES, storing, writing
 from opsin.base.records import Record, as_json, read_json
-from opsin.results.html import data_uri
+from opsin.base.slugs import stems
+from opsin.results.cells import Cell
+from opsin.results.describing import described
+from opsin.results.notebook import notebook_html
+from opsin.results.picture_file import is_picture_file, write_picture
+from opsin.results.sheets import reduced, sheet
+
+MOST_SHOWN = 9  # pictures that a notebook, a viewer or a plot shows at once
+SHOWN_SIDE = 640  # pixels of a picture that is shown beside others
 
 
 class Stored(TypedDict):
@@ -27,15 +36,17 @@ class Stored(TypedDict):
     record: NotRequired[Record | None]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Result(ABC):
     """Data with the record of how it was made.
 
-    `stored_as` is the shape of a result's fields in `record.json` besides `kind` and `record`.
+    `stored_as` is the shape of a result's fields in `record.json` besides `kind` and `record`. An `indexed`
+    result has its pictures as `result[0]`, `result[1]` ...
     """
 
     kinds: ClassVar[dict[str, type["Result"]]] = {}
     stored_as: ClassVar[type]
+    indexed: ClassVar[bool] = False
     record: Record | None = field(default=None, kw_only=True)
 
     def __init_subclass__(cls) -> None:
@@ -48,9 +59,52 @@ class Result(ABC):
 
     __hash__ = None  # type: ignore[assignment]
 
+    def __repr__(self) -> str:
+        return described(self)
+
     @abstractmethod
     def pictures(self) -> list[tuple[str, Image.Image]]:
         """The result as pictures, each with a caption."""
+
+    def contents(self) -> tuple[str, str]:
+        """What the result holds, in a word and a line."""
+        return "holds", f"{len(self.pictures())} pictures"
+
+    def cells(self, most: int) -> tuple[list[Cell], int]:
+        """At most so many pictures, as they are shown, and how many there are."""
+        pictures = self.pictures()
+        return [Cell(caption, "", picture) for caption, picture in pictures[:most]], len(pictures)
+
+    def files(self) -> list[tuple[str, Image.Image]]:
+        """The pictures that `save` writes, each with the name of its file."""
+        return self._named([(type(self).__name__,)] * len(self.pictures()))
+
+    def show(self) -> None:
+        """Open the pictures in the system's viewer; in a notebook, show them below the cell.
+
+        Raises `InputError` if there is no viewer.
+        """
+        ipython = sys.modules.get("IPython")
+        shell = ipython.get_ipython() if ipython is not None else None
+        if getattr(shell, "kernel", None) is not None:
+            importlib.import_module("IPython.display").display(self)
+            return
+        shown, total = self.cells(MOST_SHOWN)
+        if not shown:
+            raise InputError("this result has no pictures to show")
+        pictures = [(cell.title, cell.caption, reduced(cell.picture, SHOWN_SIDE)) for cell in shown]
+        if not ImageShow.show(shown[0].picture if total == 1 else sheet(pictures)):
+            raise InputError("no program that shows pictures was found: save() the result instead")
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draw the pictures with matplotlib, maps with a colour bar; `ax` takes a single one.
+
+        Returns the axes, of several pictures an array of them. Raises `InputError` if there are several
+        pictures for one `ax`, and without matplotlib, the extra `opsin[plot]`.
+        """
+        from opsin.results.plotting import plotted  # noqa: PLC0415 (an extra)
+
+        return plotted(*self.cells(MOST_SHOWN), ax)
 
     def not_finite(self) -> list[str]:
         """The names of its arrays that hold NaN or infinite numbers."""
@@ -70,11 +124,17 @@ class Result(ABC):
         """The inverse of `_to_arrays`. Raises `InputError` if the arrays do not fit."""
 
     def save(self, folder: str | Path) -> Path:
-        """Write pictures (PNG; JPEG for findings), raw arrays (`values.npz`) and `record.json` into `folder`.
+        """Write pictures, raw arrays (`values.npz`) and `record.json` into `folder`.
 
-        All files are written or none. Raises `InputError` if the folder cannot be written, or holds
-        something that Opsin did not write.
+        If that is the name of a .png, .jpg or .webp file, the result's one picture is written there, and
+        nothing else.
+
+        Pictures are PNG, those of findings WebP or JPEG. All files are written or none. Raises `InputError`
+        if the folder or file cannot be written, or holds something that Opsin did not write, and if several
+        pictures were to go into one file.
         """
+        if is_picture_file(Path(folder)):
+            return write_picture(self._only_picture(folder), Path(folder))
         with writing(folder) as place:
             self.write_into(place)
         return Path(folder)
@@ -99,8 +159,28 @@ class Result(ABC):
             (place / RECORD).write_text(as_json(record), "utf-8")
 
     def _draw_into(self, place: Path) -> None:
-        for index, (_, picture) in enumerate(self.pictures()):
-            picture.save(place / f"{index:03d}.png")
+        for name, picture in self.files():
+            picture.save(place / name)
+
+    def _named(self, names: list[tuple[str, ...]]) -> list[tuple[str, Image.Image]]:
+        """The pictures, each with a file name from the parts of its name."""
+        technique = self.record.technique if self.record else type(self).__name__
+        pictures = [picture for _, picture in self.pictures()]
+        return [(f"{stem}.png", drawn) for stem, drawn in zip(stems(names, technique), pictures, strict=True)]
+
+    def _made_pictures(self) -> list[Image.Image]:
+        """The pictures that show the result itself, not what it was made from."""
+        return [picture for _, picture in self.pictures()]
+
+    def _only_picture(self, file: str | Path) -> Image.Image:
+        """The one picture. Raises `InputError` if there are several or none."""
+        pictures = self._made_pictures()
+        if len(pictures) != 1:
+            choose = f"choose one, as in result[0].save({str(file)!r}), or " if self.indexed else ""
+            raise InputError(
+                f"{len(pictures)} pictures do not fit into the file {file}: {choose}name a folder"
+            )
+        return pictures[0]
 
     @staticmethod
     def load(folder: str | Path) -> "Result":
@@ -114,7 +194,7 @@ class Result(ABC):
             raise InputError(f"{path} holds no {RECORD}: not a saved result")
         kind = read_json(path / RECORD, Stored)["kind"]
         if kind not in Result.kinds:  # each kind is known once its module is imported
-            from opsin.results import findings, gallery, heatmap, map, pictures  # noqa: F401, PLC0415
+            from opsin.results import findings, gallery, heatmap, map, pictures, units  # noqa: F401, PLC0415
         if kind not in Result.kinds:
             inner = sorted(str(file.parent) for file in path.rglob(f"*/{VALUES}"))
             if not inner:
@@ -130,13 +210,7 @@ class Result(ABC):
             raise InputError(f"{path / VALUES} does not fit its {RECORD}: {error}") from error
 
     def _repr_html_(self) -> str:
-        title = html.escape(self.record.technique if self.record else type(self).__name__)
-        cells = "".join(
-            f'<figure style="margin:0"><img src="{data_uri(picture)}" style="max-width:224px">'
-            f"<figcaption>{html.escape(caption)}</figcaption></figure>"
-            for caption, picture in self.pictures()
-        )
-        return f'<b>{title}</b><div style="display:flex;flex-wrap:wrap;gap:8px">{cells}</div>'
+        return notebook_html(type(self).__name__, self.record, *self.cells(MOST_SHOWN))
 
 
 def plain(values: Tensor) -> Tensor:

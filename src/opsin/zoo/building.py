@@ -7,19 +7,17 @@ import torch
 from torch import nn
 
 from opsin.base.errors import NetworkError
+from opsin.base.extras import extra
 from opsin.zoo.checkpoints import fault, fill
-
-IMAGENET_CLASSES = 1000
 
 
 def available(family: str) -> list[str]:
     """Every classifier that `timm` or `torchvision` has by name."""
-    if family == "timm":
+    with extra("networks"):
         import timm
-
+        import torchvision
+    if family == "timm":
         return list(timm.list_models())
-    import torchvision
-
     return torchvision.models.list_models(module=torchvision.models)  # type: ignore[no-any-return]
 
 
@@ -45,11 +43,3 @@ def built(
     if weights != "random":
         fill(network, weights, name)
     return network
-
-
-def imagenet_classes() -> list[str]:
-    """The names of ImageNet's 1,000 classes, in the order of outputs."""
-    from timm.data.imagenet_info import ImageNetInfo
-
-    info = ImageNetInfo()
-    return [info.index_to_description(i) for i in range(IMAGENET_CLASSES)]

@@ -10,6 +10,7 @@ from PIL import Image
 from torch import nn
 
 from opsin.base.errors import InputError, NetworkError, unknown
+from opsin.base.extras import extra
 from opsin.base.files import missing
 from opsin.network.model import Model
 from opsin.zoo.building import available, built
@@ -20,7 +21,8 @@ from opsin.zoo.own_settings import PUBLISHED, OwnSettings, built_with, check_squ
 
 def open_torchvision(name: str, weights: str | Path | None, own: OwnSettings = PUBLISHED) -> Model:
     """A classifier of torchvision by name, with a head for `own.classes`, built for images of `own.size`."""
-    import torchvision
+    with extra("networks"):
+        import torchvision
 
     known = available("torchvision")
     if name not in known:

@@ -36,8 +36,8 @@ class OwnSettings:
     def check(self, name: str, weights: str | Path | None, *, fixed: bool) -> None:
         """Raise `InputError` on settings that the network of this name, with these weights, does not take.
 
-        `fixed` says that the name stands for published weights alone. `labels` may name the classes of
-        published weights, too; the other settings would change what these were trained with.
+        `fixed` says that it is one of the zoo's own. `labels` may name the classes of other published
+        weights, too; the other settings would change what these were trained with.
         """
         needing = [setting for setting in self.given() if setting != "labels" or fixed]
         if weights is None and needing:
@@ -47,9 +47,11 @@ class OwnSettings:
                 if fixed
                 else f"{name} has its published weights: leave out {listed}, or name weights of your own"
             )
-        if self.classes is not None and (name.startswith("hf:") or ".py:" in name):
-            what = "the function in it" if ".py:" in name else "its configuration"
-            raise InputError(f"{name} takes no number of classes: {what} says how many there are")
+        if self.classes is not None and (fixed or name.startswith("hf:") or ".py:" in name):
+            says = (
+                "the function in it" if ".py:" in name else "its own form" if fixed else "its configuration"
+            )
+            raise InputError(f"{name} takes no number of classes: {says} says how many there are")
 
     def changed(self, model: Model) -> Model:
         """The model with these labels and this preprocessing.

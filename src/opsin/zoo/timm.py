@@ -7,15 +7,17 @@ from typing import Any
 from torch import nn
 
 from opsin.base.errors import unknown
+from opsin.base.extras import extra
 from opsin.network.model import Model
-from opsin.zoo.building import IMAGENET_CLASSES, imagenet_classes
+from opsin.zoo.imagenet import CLASSES, imagenet_classes
 from opsin.zoo.offline import hub
 from opsin.zoo.own_settings import PUBLISHED, OwnSettings, built_with
 
 
 def open_timm(name: str, weights: str | Path | None, own: OwnSettings = PUBLISHED) -> Model:
     """A network of timm by name, with a head for `own.classes` and, if fixed, the input for `own.size`."""
-    import timm
+    with extra("networks"):
+        import timm
 
     architecture = name.partition(".")[0]
     if not timm.is_model(architecture):
@@ -40,7 +42,7 @@ def from_timm(network: nn.Module, name: str, *, own_head: bool = False) -> Model
     """A `Model` of a network that timm made: its own preprocessing and, with ImageNet's head, class names."""
     from timm.data.config import resolve_model_data_config
 
-    is_imagenet = getattr(network, "num_classes", None) == IMAGENET_CLASSES and not own_head
+    is_imagenet = getattr(network, "num_classes", None) == CLASSES and not own_head
     config = resolve_model_data_config(network)
     return Model(
         network,

@@ -19,7 +19,7 @@ from platformdirs import user_cache_path
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from opsin.base.errors import NetworkError, OpsinError
+from opsin.base.errors import InputError, NetworkError, OpsinError
 from opsin.base.extras import extra
 from opsin.network.model import Model
 from opsin.zoo.checkpoints import fill
@@ -32,8 +32,10 @@ BLUE_GREEN_RED = (103.939, 116.779, 123.68)  # mean of ImageNet in 0..255, subtr
 FETCH_TIMEOUT = 600  # seconds
 
 
-def vgg16_features() -> Model:
+def vgg16_features(weights: str | Path | None = None) -> Model:
     """VGG-16 up to pool5, its layers named as in the literature: conv1_1, relu1_1, ... pool5."""
+    if weights is not None:
+        raise InputError(f"{NAME} has fixed weights: leave out the weights")
     network = build()
     cached = _cached()
     try:

@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from opsin.base.errors import InputError, NetworkError, at_least, unknown
 from opsin.base.job import note, noting
-from opsin.collection.ask.wording import record
+from opsin.collection.ask.wording import counted, record
 from opsin.collection.store.store import Collection, opened
 from opsin.collection.store.tables import Row
 from opsin.collection.store.truth import WNID, truth
@@ -71,7 +71,7 @@ def map(
     spots = tuple(_spot(collection, row) for row in collection.rows(chosen))
     settings = {"layer": layer, "method": method, "most": most, "seed": seed}
     return Map(
-        f"{len(chosen):,} images as {collection.about.model['name']} sees them",
+        f"{counted(len(chosen), 'image')} as {collection.about.model['name']} sees them",
         f"Images near each other have similar features at {layer}, laid out by {SAID[method]}.",
         torch.from_numpy(places),
         spots,

@@ -8,7 +8,7 @@ import torch
 from opsin.base.errors import InputError, at_least
 from opsin.base.job import CAUTION, note, noting, steps
 from opsin.collection.ask.search import nearest
-from opsin.collection.ask.wording import record, seen_as
+from opsin.collection.ask.wording import counted, record, seen_as
 from opsin.collection.store import truth
 from opsin.collection.store.about import damaged
 from opsin.collection.store.store import Collection, opened
@@ -69,7 +69,7 @@ def mistakes(
     }
     result_record = record(collection, "mistakes", PAPER, settings, notes)
     return Findings(
-        f"Right on {accuracy['top-1']:.1%} of {total:,} images",
+        f"Right on {accuracy['top-1']:.1%} of {counted(total, 'image')}",
         f"The label is among the five most probable classes on {accuracy['top-5']:.1%}. Below, what is "
         f"confused with what, and the most confident errors, with the nearest images at {layer}.",
         tuple(shots),

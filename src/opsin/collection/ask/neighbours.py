@@ -14,7 +14,7 @@ from opsin.base.job import noting, tell
 from opsin.collection.ask.approximate import Metric
 from opsin.collection.ask.coarse import QUERIES
 from opsin.collection.ask.search import nearest
-from opsin.collection.ask.wording import record, seen_as
+from opsin.collection.ask.wording import counted, record, seen_as
 from opsin.collection.store.store import Collection, opened
 from opsin.images import colour, tensors
 from opsin.network.batches import chunks, pooled
@@ -64,17 +64,21 @@ def neighbours(
         valid = row_indices[row_indices >= 0].tolist()
         rows = collection.rows(valid)
         listed = []
-        for row, distance in zip(rows, distances.tolist(), strict=False):
+        for rank, (row, distance) in enumerate(zip(rows, distances.tolist(), strict=False), 1):
             shots.append(
                 Shot(title, f"{distance:.3f}  {row.name}  {seen_as(collection, row)}", row.thumbnail)
             )
             prediction = collection.label(row.classes[0]) if row.classes else None
-            listed.append({"path": row.name, "distance": distance, "label": row.label, "class": prediction})
+            listed.append(
+                {"rank": rank, "path": row.name, "distance": distance, "label": row.label}
+                | {"label_name": collection.named(row.label) if row.label else None, "class": prediction}
+            )
         facts.append({"photo": title, "neighbours": listed})
     settings = {"k": k, "layer": layer, "metric": metric, "index": index}
     return Findings(
         f"Nearest to {titles[0]}" if len(titles) == 1 else f"Nearest to {len(titles)} photos",
-        f"The nearest of {len(collection):,} images by {metric} distance of their features at {layer}.",
+        f"The nearest of {counted(len(collection), 'image')} by the {metric} distance of their features "
+        f"at {layer}.",
         tuple(shots),
         facts={**settings, "photos": facts},
         record=record(collection, "neighbours", PAPER, settings, notes),
@@ -130,7 +134,8 @@ def leave_one_out(
     settings = {"k": k, "layer": layer, "metric": metric}
     return Findings(
         f"{accuracy:.1%} of labels are their neighbours'",
-        f"Each of {len(rows):,} labelled images gets the most frequent label of its {k} nearest others, "
+        f"Each of {counted(len(rows), 'labelled image')} gets the "
+        f"{'label of its nearest other' if k == 1 else f'most frequent label of its {k:,} nearest others'}, "
         f"by the {metric} distance of their features at {layer}.",
         (),
         (table,),

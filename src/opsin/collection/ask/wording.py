@@ -25,6 +25,11 @@ def record(
     return Record(technique, paper, all_arguments, collection.about.model, versions(PACKAGES), readable_notes)
 
 
+def counted(count: int, kind: str) -> str:
+    """A number of things in words: `1 image`, `2,000 images`."""
+    return f"{count:,} {kind}{'s' * (count != 1)}"
+
+
 def seen_as(collection: Collection, row: Row) -> str:
     """An image's predicted class with its probability, and its label if it has one."""
     label = collection.named(row.label).split(",")[0] if row.label else ""

@@ -92,7 +92,8 @@ def scan(
         intake.tidy()
         if not len(intake):
             why = next(iter(unread.values()))
-            raise RefusedError(f"none of the {total} images below {folder} can be read: {why}")
+            which = "the only image" if total == 1 else f"none of the {total:,} images"
+            raise RefusedError(f"{which} below {folder} can{'not' * (total == 1)} be read: {why}")
     return Collection(target)
 
 

@@ -24,6 +24,7 @@ import pyarrow as pa
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from opsin.base.errors import InputError, shortened, unknown
@@ -65,7 +66,9 @@ class Collection(Stored):
     """
 
     def __repr__(self) -> str:
-        return f"Collection({str(self.folder)!r}, {len(self)} images, {self.about.model['name']})"
+        count = len(self)
+        images = f"{count:,} image{'s' * (count != 1)}"
+        return f"Collection({str(self.folder)!r}, {images}, {self.about.model['name']})"
 
     def __len__(self) -> int:
         with self.reading(IMAGES) as images:
@@ -98,7 +101,16 @@ class Collection(Stored):
         return self.label(index) if is_number and index is not None and self.about.labels else label
 
     def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        """Some columns of all rows, a few thousand rows at a time, always in the same order."""
+        """Some columns of all rows, a few thousand rows at a time, always in the same order.
+
+        Raises `InputError` with the nearest names if there is no column of one of these names.
+        """
+        known = schemas(self.about)[IMAGES].names
+        if wrong := [name for name in columns if name not in known]:
+            raise unknown("column of a collection", wrong[0], known)
+        return self._batches(columns)
+
+    def _batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         with self.reading(IMAGES) as images:
             if images is None:
                 return
@@ -107,7 +119,7 @@ class Collection(Stored):
                 yield batch
 
     def column(self, name: str) -> pa.ChunkedArray:
-        """One whole column."""
+        """One whole column. Raises `InputError` as `batches` does."""
         chunks = [batch.column(name) for batch in self.batches([name])]
         return pa.chunked_array(chunks, schemas(self.about)[IMAGES].field(name).type)
 
@@ -238,10 +250,25 @@ class Collection(Stored):
 
     def photo(self, row: Row, model: Model) -> Float[Tensor, "3 h w"]:
         """An image's file, cropped for the model. Raises `InputError` if it is missing or has changed."""
+        return torch.from_numpy(fitted(self.picture(row), model)).permute(2, 0, 1) / 255
+
+    def picture(self, row: Row) -> Image.Image:
+        """An image's file, whole. Raises `InputError` if it is missing or has changed."""
         data = self.source.read(row.path)
         if hashlib.sha256(data).hexdigest() != row.sha256:
             raise InputError(f"{row.path} has changed since the scan: scan again")
-        return torch.from_numpy(fitted(decoded(data, row.path), model)).permute(2, 0, 1) / 255
+        return decoded(data, row.path)
+
+    def export(self, path: str | Path, *, overwrite: bool = False) -> list[Path]:
+        """Write the collection into files for other programs, and return their paths.
+
+        The suffix chooses the format: `.parquet` and `.csv` hold one row per image, and beside them is a
+        second file with the tallies (`NAME-tallies`); `.npz` holds both. `docs/export.md` lists the columns.
+        Raises `InputError` on another suffix, and on a file that exists unless `overwrite` is set.
+        """
+        from opsin.collection.store.export import export  # noqa: PLC0415 (it imports this module)
+
+        return export(self, path, overwrite=overwrite)
 
     def unread(self) -> dict[str, str]:
         """The files that the last scan could not read, and why."""

@@ -43,7 +43,12 @@ class Stored:
         return pinned
 
     def table(self, name: str) -> "lance.LanceDataset | None":
-        """One of the tables; `None` if it does not exist yet, or its first write was cut off."""
+        """One of the tables; `None` if nothing has been written into it yet, or its first write was cut off.
+
+        Raises `InputError` with the nearest names if a collection has no table of this name.
+        """
+        if name not in (known := schemas(self.about)):
+            raise unknown("table of a collection", name, known)
         with self.reading(name) as table:
             return table
 

@@ -4,7 +4,7 @@ A tally has a fixed size: `of` makes one of a batch, `merged` joins two, in any 
 same result (sums up to rounding).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -91,6 +91,11 @@ class Tally:
         order = by_id.gather(1, by_value)[:, :k]
         values, ids, places = (lists.gather(1, order) for lists in (values, ids, places))
         return Tally(values, ids, places, self.sums, self.squares, self.active, self.count, self.images)
+
+    def of_channels(self, channels: Int[Tensor, " m"]) -> "Tally":
+        """The tally of some channels, in this order."""
+        parts = ("values", "ids", "places", "sums", "squares", "active")
+        return replace(self, **{name: getattr(self, name)[channels] for name in parts})
 
     @property
     def mean(self) -> Float[Tensor, " c"]:

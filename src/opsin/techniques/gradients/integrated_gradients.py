@@ -43,4 +43,4 @@ def integrated_gradients(
     values = (images - start) * total
     rise = target.score(run) - target.score(model.run(start, target.layers))
     error = values.sum((1, 2, 3)) - rise
-    return Heatmap(values, images, signed=True, overlay=False, extras={"error": error})
+    return Heatmap(values, images, signed=True, overlay=False, summed=True, extras={"error": error})

@@ -10,6 +10,7 @@ from opsin.results.heatmap import Heatmap
 
 
 @technique(
+    title="Saliency map",
     paper="Simonyan, Vedaldi, Zisserman: Deep Inside Convolutional Networks, 2013 (arXiv:1312.6034), eq. 3-5",
     reading="Bright pixels are those whose change would change the score most, in whichever direction.",
     cost=3,

@@ -14,6 +14,7 @@ from opsin.results.heatmap import Heatmap
 
 
 @technique(
+    title="SmoothGrad",
     paper="Smilkov et al.: SmoothGrad: removing noise by adding noise, 2017 (arXiv:1706.03825)",
     reading="The gradient with its flicker averaged out: structure that stays is what the score rests on.",
     cost=151,
@@ -42,4 +43,4 @@ def smooth_grad(
     for _ in steps(range(samples), samples, "smooth_grad"):
         normal = torch.randn(images.shape[1:], generator=generator, dtype=images.dtype).to(images)
         total += image_gradient(model, images + noise * spread * normal, target)
-    return Heatmap(total / samples, images, signed=True, overlay=False)
+    return Heatmap(total / samples, images, signed=True, overlay=False, summed=True)

@@ -21,6 +21,7 @@ MAX_MATRIX = 128  # rows and columns of a matrix that fit a page; found by trial
 
 
 @technique(
+    title="Every layer",
     paper="Karpathy: ConvNetJS, 2014 (https://cs.stanford.edu/people/karpathy/convnetjs/)",
     reading="Every layer for this photo: what it gives, its weights, and how the loss would change both.",
     cost=4,

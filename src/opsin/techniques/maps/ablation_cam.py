@@ -12,6 +12,7 @@ from opsin.results.heatmap import Heatmap
 
 
 @technique(
+    title="Ablation-CAM",
     paper="Desai, Ramaswamy: Ablation-CAM, 2020 (WACV, doi:10.1109/WACV45572.2020.9093360), eq. 6-8",
     reading="Where the network looked for the target: regions whose channels the score falls without.",
     cost=1300,

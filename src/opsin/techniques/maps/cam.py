@@ -15,6 +15,7 @@ from opsin.results.heatmap import Heatmap
 
 
 @technique(
+    title="CAM",
     paper="Zhou et al.: Learning Deep Features for Discriminative Localization, 2016 (arXiv:1512.04150)",
     reading="Where the last layer sees evidence for the class (red) and against it (blue).",
     cost=1,

@@ -13,6 +13,7 @@ from opsin.results.heatmap import Heatmap
 
 
 @technique(
+    title="Grad-CAM",
     paper="Selvaraju et al.: Grad-CAM, 2017 (arXiv:1610.02391), eq. 1-2",
     reading="Where the network looked for the target, at the coarse resolution of its last maps.",
     cost=2,

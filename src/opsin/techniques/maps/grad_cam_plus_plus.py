@@ -11,6 +11,7 @@ from opsin.results.heatmap import Heatmap
 
 
 @technique(
+    title="Grad-CAM++",
     paper="Chattopadhay et al.: Grad-CAM++, 2018 (arXiv:1710.11063), eq. 10 and 19",
     reading="Like Grad-CAM, but several objects of the class are all marked.",
     cost=2,

@@ -10,6 +10,7 @@ from opsin.results.heatmap import Heatmap
 
 
 @technique(
+    title="HiResCAM",
     paper="Draelos, Carin: HiResCAM, 2020 (arXiv:2011.08891)",
     reading="What each position adds to the score (red) or takes from it (blue).",
     cost=2,

@@ -10,6 +10,7 @@ from opsin.results.heatmap import Heatmap
 
 
 @technique(
+    title="LayerCAM",
     paper="Jiang et al.: LayerCAM, 2021 (IEEE TIP 30, doi:10.1109/TIP.2021.3089943), eq. 4-6",
     reading="Like Grad-CAM, weighted position by position: on an early layer it shows fine detail.",
     cost=2,

@@ -13,6 +13,7 @@ from opsin.results.heatmap import Heatmap
 
 
 @technique(
+    title="Score-CAM",
     paper="Wang et al.: Score-CAM, 2020 (arXiv:1910.01279)",
     reading="Where the network looked for the target, found without gradients, one region at a time.",
     cost=1300,

@@ -27,6 +27,7 @@ LEAST = 16  # pixels: the side of the smallest octave
 
 
 @technique(
+    title="DeepDream",
     paper="Mordvintsev, Olah, Tyka: Inceptionism, Google Research Blog 2015, with the notebook deepdream",
     reading="The photo, changed so that the network sees more of what it already sees there.",
     cost=120,

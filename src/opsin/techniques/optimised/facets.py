@@ -28,6 +28,7 @@ WIDTHS = (0.6, 0.35, 0.2)  # of the bias to the centre in each phase, in shares 
 
 
 @technique(
+    title="Multifaceted feature visualization",
     paper="Nguyen, Yosinski, Clune: Multifaceted Feature Visualization, 2016 (arXiv:1602.03616)",
     reading="The different kinds of picture that excite the target, one for each cluster of the photos.",
     cost=1000,

@@ -22,6 +22,7 @@ SHOWN = 6  # layers that are inverted by default
 
 
 @technique(
+    title="Feature inversion",
     paper="Mahendran, Vedaldi: Understanding Deep Image Representations by Inverting Them, 2015 "
     "(arXiv:1412.0035), eq. 1-5",
     reading="What each layer keeps of the photo: an image with the same features, found from noise.",

@@ -39,6 +39,7 @@ CONTENT_SCALE = 3  # content is read at the fourth resolution (VGG: relu4_2)
 
 
 @technique(
+    title="Neural style transfer",
     paper="Gatys, Ecker, Bethge: A Neural Algorithm of Artistic Style, 2015 (arXiv:1508.06576), eq. 1-7",
     reading="The photo's content, painted with the other picture's textures.",
     cost=900,

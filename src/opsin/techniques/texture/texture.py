@@ -17,6 +17,7 @@ from opsin.results.pictures import Picture, Pictures
 
 
 @technique(
+    title="Texture synthesis",
     paper="Gatys, Ecker, Bethge: Texture Synthesis Using Convolutional Neural Networks, 2015 "
     "(arXiv:1505.07376), eq. 1-4",
     reading="New texture like the photo's: as its network features go together, wherever they are.",

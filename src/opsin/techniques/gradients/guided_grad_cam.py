@@ -14,6 +14,7 @@ from opsin.results.heatmap import Heatmap
 
 
 @technique(
+    title="Guided Grad-CAM",
     paper="Selvaraju et al.: Grad-CAM, 2017 (arXiv:1610.02391), section 3.2",
     reading="Guided backpropagation's detail where Grad-CAM says that the target is.",
     cost=3,
