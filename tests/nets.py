@@ -30,8 +30,14 @@ Make = Callable[[], Callable[[Tensor], Tensor]]
 
 
 def model(net: nn.Module, **settings: Any) -> opsin.Model:
-    """The network as a `Model` for photos of 16 x 16 with five classes, where `settings` say nothing else."""
-    return opsin.Model(net, **{"mean": MEAN, "std": STD, "size": SIZE, "labels": LABELS, **settings})
+    """The network as a `Model` for photos of 16 x 16, where `settings` say nothing else.
+
+    Its labels are `LABELS` if its last layer has as many outputs.
+    """
+    widths = [getattr(m, "out_features", getattr(m, "out_channels", None)) for m in net.modules()]
+    last = next((width for width in reversed(widths) if width is not None), None)
+    labels = LABELS if last == len(LABELS) else None
+    return opsin.Model(net, **{"mean": MEAN, "std": STD, "size": SIZE, "labels": labels, **settings})
 
 
 def images(

@@ -1,3 +1,4 @@
+import io
 import json
 import signal
 import subprocess
@@ -6,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from skimage import data
 
 import opsin
 from opsin.cli import watch
+from opsin.cli.options import sentence
 from opsin.cli.signals import handling
 from opsin.registry import catalogue
 
@@ -51,6 +54,9 @@ def nan():
     made = good()
     made.network[3].weight.data[0, 0] = float("nan")
     return made
+
+def few_labels():
+    return opsin.Model(net(), mean=[0.5] * 3, std=[0.5] * 3, size=32, labels=["cat"], name="own")
 
 def bare():
     return net()
@@ -210,6 +216,22 @@ def test_names_that_are_folders_or_repeat_do_not_collide(here, call):
         ("explain photo.png -m net.py:good --technique style_transfer", "style_transfer needs a style"),
         ("explain photo.png -m net.py:good -t gren", "unknown class 'gren'; nearest: green bird"),
         ("explain photo.png -m net.py:good -t 99", "classes 0 to 4"),
+        ("explain photo.png -m net.py:good -t -1", "a class index is a whole number from 0 to 4"),
+        ("saliency photo.png -m net.py:good -t -1", "a class index is a whole number from 0 to 4"),
+        ("explain photo.png -m net.py:few_labels", "own has 5 classes, and the number of labels is 1"),
+        ("explain https://example.org/cat.jpg", "https://example.org/cat.jpg is a web address"),
+        ("saliency http://example.org", "http://example.org is a web address"),
+        ("style_transfer photo.png -m net.py:good --style https://example.org/a.png", "is a web address"),
+        ("explain photo.png -m net.py:good --classes 3", "leave out classes"),
+        ("saliency photo.png -m net.py:good --mean 0.5,0.5,0.5 --size 3", "leave out mean and size"),
+        ("explain photo.png -m net.py:good --mean 0.5,0.5", "must be 3 numbers, with commas between them"),
+        ("explain photo.png -m net.py:good --std a,b,c", "must be 3 numbers"),
+        ("explain photo.png -m net.py:good --size 1,2,3", "must be 1 or 2 numbers"),
+        ("explain photo.png -m net.py:good --size 1.5", "must be 1 or 2 numbers"),
+        ("explain photo.png -m net.py:good --classes 0", "'--classes'"),
+        ("explain photo.png -m net.py:good --labels names.txt", "unknown file of class names"),
+        ("texture photo.png -m net.py:good --input-size 32", "leave out size"),
+        ("layers net.py:good --classes 3", "leave out classes"),
         ("explain photo.png -m net.py:good -t 0.0:9", "channels 0 to 3, not 9"),
         ("explain photo.png -m net.py:good -t 1;2", "2 targets for 1 images"),
         ("saliency photo.png flipped.png -m net.py:good -t 1;2;3", "3 targets for 2 images"),
@@ -380,6 +402,151 @@ def test_a_folder_of_several_results_names_them(here, call):
     call("explain", "photo.png", *OWN, "--technique", "saliency", "-o", "out")
     with pytest.raises(opsin.InputError, match=r"out/photo\.png/saliency"):
         opsin.Result.load("out")
+
+
+# --- the standard input
+
+
+@pytest.fixture
+def stdin(monkeypatch):
+    """Give the command these bytes on its standard input."""
+
+    def give(data):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+
+    return give
+
+
+def test_a_photo_comes_from_the_standard_input(here, call, stdin):
+    photo = Path("photo.png").read_bytes()
+    call("saliency", "photo.png", *OWN, "-o", "file")
+    for words_ in (("saliency", "-"), ("layers", "-")):
+        stdin(photo)
+        assert call(*words_, *OWN, "-o", words_[0])[::2] == (0, "")
+    assert opsin.Result.load("saliency") == opsin.Result.load("file")
+    stdin(photo)
+    assert call("saliency", "-", "flipped.png", *OWN, "-o", "two")[0] == 0
+    assert {path.name for path in Path("two").iterdir() if path.is_dir()} == {"stdin", "flipped.png"}
+    stdin(photo)
+    style = ("style_transfer", "flipped.png", "--style", "-", "--size", "32", "--steps", "2")
+    assert call(*style, *OWN, "-o", "style")[0] == 0
+    stdin(photo)
+    assert call("explain", "-", *OWN, "--technique", "saliency", "-o", "page")[0] == 0
+    assert "stdin" in Path("page/index.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("explain - -", "- is the standard input, which holds one photo: give it once"),
+        ("style_transfer - --style -", "holds one photo"),
+        ("saliency photo.png - photo.png -", "holds one photo"),
+    ],
+)
+def test_the_standard_input_is_one_photo(here, call, stdin, words, said):
+    stdin(Path("photo.png").read_bytes())
+    code, out, err = call(*words.split(), *OWN)
+    assert (code, out) == (2, "")
+    assert said in err
+
+
+def test_a_standard_input_that_is_no_photo_is_told(here, call, stdin):
+    for given in (b"", b"no photo"):
+        stdin(given)
+        code, _, err = call("saliency", "-", *OWN)
+        assert (code, err) == (2, "opsin: stdin is not an image that Pillow can read\n")
+
+
+# --- own weights
+
+TRAINED = ("-m", "timm:test_resnet", "--weights", "own.pt", "--classes", "3", "--class-names", "names.txt")
+PREPARED = ("--mean", "0.5,0.4,0.3", "--std", "0.2,0.2,0.2", "--input-size", "32")
+
+
+@pytest.fixture
+def trained(here):
+    """A folder with weights of a network with three classes, and their names."""
+    network = opsin.load("timm:test_resnet", weights="random", classes=3).network
+    torch.save({"state_dict": {f"model.{k}": v for k, v in network.state_dict().items()}}, "own.pt")
+    Path("names.txt").write_text("cat\ndog\nbird\n")
+    return here
+
+
+def test_own_weights_with_their_head_names_and_preprocessing(trained, call):
+    assert call("saliency", "photo.png", *TRAINED, *PREPARED, "-t", "dog", "-o", "out")[::2] == (0, "")
+    result = opsin.Result.load("out")
+    assert result.record.arguments["target"] == "1 (dog)"
+    model = result.record.model
+    assert (model["mean"], model["std"], model["size"]) == ([0.5, 0.4, 0.3], [0.2] * 3, [32, 32])
+    assert result.values.shape[-2:] == (32, 32)
+    code, out, _ = call("layers", *TRAINED[1:], *PREPARED)
+    assert code == 0
+    assert "fc" in out
+    code, _, err = call("saliency", "photo.png", *TRAINED[:4], "-o", "other")
+    assert code == 2
+    assert "pass classes=3 (--classes 3)" in err
+
+
+def test_the_shorter_names_of_options_are_there_where_a_command_has_no_others_of_that_name(trained, call):
+    short = ("--labels", "names.txt", "--size", "48,32")
+    assert call("saliency", "photo.png", *TRAINED[:6], *short, "-t", "bird", "-o", "out")[0] == 0
+    assert opsin.Result.load("out").values.shape[-2:] == (48, 32)
+    texture = ("texture", "photo.png", *TRAINED, *PREPARED, "--size", "32", "--source", "64", "--steps", "2")
+    assert call(*texture, "-o", "texture")[0] == 0
+    assert opsin.Result.load("texture").record.arguments["size"] == 32
+    assert opsin.Result.load("texture").record.model["size"] == [32, 32]
+
+
+def test_a_result_opens_own_weights_again_with_all_that_went_with_them(trained, call):
+    climb = ("class_model", "-t", "conv1.0:1 + 0.01*dog", "--steps", "2", *TRAINED, *PREPARED, "-o", "part")
+    assert call(*climb)[0] == 0
+    Path("names.txt").unlink()  # the record has the names
+    code, out, err = call("resume", "part", "--steps", "3")
+    assert (code, out) == (0, "part\n")
+    assert err == f"opsin: reading the weights {trained / 'own.pt'}, which part names\n"
+    again = opsin.Result.load("part").record
+    assert "1 (dog)" in again.arguments["target"]
+    assert again.model["load"]["labels"] == ["cat", "dog", "bird"]
+    assert again.model["mean"] == [0.5, 0.4, 0.3]
+
+
+def test_a_collection_opens_own_weights_again_with_all_that_went_with_them(trained, call):
+    Path("photos").mkdir()
+    for name in ("photo", "flipped", "turned"):
+        Path(f"{name}.png").rename(f"photos/{name}.png")
+    assert call("scan", "photos", *TRAINED, *PREPARED, "-o", "collection")[0] == 0
+    assert opsin.Collection("collection").about.labels == ("cat", "dog", "bird")
+    code, _, err = call("neighbours", "collection", "photos/photo.png", "-k", "1", "-o", "near")
+    assert (code, err) == (0, f"opsin: reading the weights {trained / 'own.pt'}, which collection names\n")
+    code, _, err = call("units", "collection", "--mean", "0,0,0", "-o", "units")
+    assert code == 2
+    assert "collection" in err
+
+
+def test_leave_one_out_accuracy_takes_no_network(here, call):
+    for words_ in (("--weights", "own.pt"), ("--classes", "3"), OWN):
+        code, _, err = call("neighbours", "collection", *words_)
+        assert code == 2
+        assert "a network goes with photos" in err
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("step size", "Step size."),
+        ("optimiser: lbfgs, adam", "Optimiser: lbfgs, adam."),
+        ("α/β, the ratio", "α/β, the ratio."),
+        ("ßharp", "ßharp."),
+        ("λ", "λ."),
+        ("p-norm of the image", "p-norm of the image."),
+        ("l2 norm", "l2 norm."),
+        ("lr_decay of the rate", "lr_decay of the rate."),
+        ("RGB order", "RGB order."),
+        ("L-BFGS or not", "L-BFGS or not."),
+    ],
+)
+def test_help_capitalises_plain_words_alone(text, shown):
+    assert sentence(text) == shown
 
 
 # --- pictures by climbing

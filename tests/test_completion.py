@@ -143,7 +143,7 @@ def test_several_layers_and_targets_are_offered_one_after_the_other(seen, offere
 
 def test_without_a_network_on_the_line_it_is_the_commands_own(call, offered):
     model = nets.model(nets.plain())
-    model.loaded = [catalogue.declared("occlusion").network]
+    model.loaded = {"name": catalogue.declared("occlusion").network}
     assert model.calls
     remembered.remember(model)
     assert offered("opsin occlusion -t beag") == ["beagle"]
@@ -162,7 +162,7 @@ def test_the_same_file_is_known_by_every_path(seen, offered, monkeypatch):
 
 def test_a_folder_that_is_called_like_a_family_changes_nothing(here, call, offered):
     model = nets.model(nets.plain())
-    model.loaded = ["timm:plain"]
+    model.loaded = {"name": "timm:plain"}
     assert model.calls
     remembered.remember(model)
     Path("timm").mkdir()

@@ -104,7 +104,7 @@ def test_it_is_plain_torch():
 def test_it_has_two_names_and_one_record():
     model = opsin.load("bvlc_googlenet")
     assert model.name == "bvlc_googlenet"
-    assert model.loaded == opsin.load("googlenet").loaded == ["googlenet"]
+    assert model.loaded == opsin.load("googlenet").loaded == {"name": "googlenet"}
 
 
 def test_other_weights_may_be_given(tmp_path):

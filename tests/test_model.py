@@ -816,6 +816,24 @@ def test_a_compiled_network_is_unwrapped():
     assert torch.equal(model.run(IMAGES)["output"], nets.model(net).run(IMAGES)["output"])
 
 
+@pytest.mark.parametrize("count", [1, 4, 6])
+def test_more_or_fewer_labels_than_classes_are_told_at_the_first_use(count):
+    model = nets.model(nets.plain(), labels=["cat"] * count)
+    said = f"Plain has 5 classes, and the number of labels is {count}: give one per class"
+    for use in (
+        lambda: model.run(nets.images(1)),
+        lambda: model.classes,
+        lambda: opsin.saliency(model, IMAGES),
+    ):
+        with pytest.raises(opsin.InputError, match=said):
+            use()
+
+
+def test_labels_of_an_output_that_is_no_list_of_classes_are_not_counted():
+    net = nets.seeded(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3)))
+    assert nets.model(net, labels=["cat"]).classes is None
+
+
 def test_labels_and_probabilities():
     model = nets.model(nets.plain())
     assert model.classes == 5

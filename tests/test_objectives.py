@@ -658,3 +658,16 @@ def test_the_gradient_of_a_gram_matrix_holds_for_signals_that_are_not_symmetric(
     maps = torch.randn(2, 3, 4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     maps = maps.contiguous(memory_format=form).requires_grad_()
     assert torch.autograd.gradcheck(objectives.gram, (maps,))  # differentiates every entry by itself
+
+
+@pytest.mark.parametrize("text", ["-1", "-12", "2*-1", "0 + -1", "-1; 2"])
+@pytest.mark.parametrize("labels", [None, nets.LABELS])
+def test_a_negative_class_says_what_a_class_index_is(text, labels):
+    said = r"-1.? is no class: a class index is a whole number from 0 to 4, the last class"
+    with pytest.raises(opsin.InputError, match=said):
+        parsing.resolve(text, nets.model(nets.plain(), labels=labels))
+
+
+def test_a_class_may_be_called_like_a_negative_number():
+    model = nets.model(nets.plain(), labels=["-1", "0", "1", "2", "3"])
+    assert parsing.resolve("-1", model).name == "0 (-1)"

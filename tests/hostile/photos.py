@@ -175,6 +175,10 @@ REFUSED |= {
         _holding(png(64, 64, (b"zTXt", b"a\0\0" + zlib.compress(bytes(8 * 2**20))),
                      (b"IDAT", zlib.compress(bytes(64 * 193))), depth=8, colour=2)),
     ),
+    "broken.heic": (
+        r"opsin\[heif\]|cannot be read|not an image",
+        _holding(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + _NOISE(5000)),
+    ),
     "1x1.png": ("1x1 pixels", _saved(Image.new("RGB", (1, 1)))),
     "7x7.png": ("7x7 pixels", _saved(Image.new("RGB", (7, 7)))),
     "1x10000.png": ("1x10000 pixels", _saved(Image.new("RGB", (1, 10000)))),

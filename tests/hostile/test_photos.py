@@ -16,7 +16,7 @@ import nets
 import opsin
 from hostile import photos
 from opsin.collection.files.source import Source
-from opsin.images.photos import LARGEST_FILE_VARIABLE, folder_photos, open_photo
+from opsin.images.photos import LARGEST_FILE_VARIABLE, as_photo, folder_photos, open_photo
 
 pytestmark = pytest.mark.filterwarnings("ignore:lance is not fork-safe")
 
@@ -182,6 +182,72 @@ def test_postscript_is_not_run_whatever_the_file_is_called(corpus, monkeypatch):
     monkeypatch.setattr(EpsImagePlugin, "Ghostscript", run)
     with pytest.raises(opsin.InputError, match="EPS, a program that is not run"):
         open_photo(corpus["postscript.jpg"])
+
+
+def test_postscript_that_pillow_has_opened_is_not_run(corpus, monkeypatch):
+    def run(*_, **__):
+        raise AssertionError("Ghostscript was asked")
+
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", run)
+    with (
+        Image.open(corpus["postscript.jpg"]) as program,
+        pytest.raises(opsin.InputError, match="EPS, a program that is not run"),
+    ):
+        as_photo(program)
+
+
+def test_an_image_that_pillow_opened_but_cannot_decode_is_told(corpus):
+    with (
+        Image.open(corpus["half.jpg"]) as half,
+        pytest.raises(opsin.InputError, match=r"half\.jpg cannot be read"),
+    ):
+        as_photo(half)
+
+
+class Endless:
+    """A file without an end."""
+
+    def __init__(self, piece):
+        self.piece, self.given = piece, 0
+
+    def read(self, _size=-1):
+        self.given += len(self.piece)
+        return self.piece
+
+
+def test_a_file_object_without_end_is_read_up_to_the_largest_file(monkeypatch):
+    monkeypatch.setenv(LARGEST_FILE_VARIABLE, "1000")
+    endless = Endless(bytes(100))
+    with pytest.raises(opsin.InputError, match=r"the file object is larger than .*OPSIN_LARGEST_FILE"):
+        as_photo(endless)
+    assert endless.given == 1100
+    with pytest.raises(opsin.InputError, match=r"given as bytes is larger than .*OPSIN_LARGEST_FILE"):
+        as_photo(bytes(1001))
+
+
+@pytest.mark.parametrize("given", [None, 3, [b"a"]])
+def test_a_file_object_that_gives_no_bytes_is_told(given):
+    class Odd:
+        name = "odd.jpg"
+
+        def read(self, _size=-1):
+            return given
+
+    with pytest.raises(opsin.InputError, match=r"odd\.jpg must give bytes, not"):
+        as_photo(Odd())
+
+
+def test_a_standard_input_without_end_is_read_up_to_the_largest_file(tmp_path):
+    with Path("/dev/zero").open("rb") as zeros:
+        done = subprocess.run(
+            [sys.executable, "-c", "from opsin.cli.main import main; main()", "explain", "-"],
+            capture_output=True, text=True, timeout=HANGS, check=False, stdin=zeros, cwd=tmp_path,
+            env=os.environ | {LARGEST_FILE_VARIABLE: "1000000"},
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY)),
+        )  # fmt: skip
+    assert done.returncode == 2
+    assert is_one_line(done.stderr)
+    assert "stdin is larger than" in done.stderr
 
 
 def test_greys_that_no_photo_has_name_what_was_found(corpus):

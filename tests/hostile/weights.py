@@ -84,6 +84,13 @@ def _renamed(path: Path) -> None:
     torch.save({f"encoder.{name}": value for name, value in state().items()}, path)
 
 
+def _itself() -> dict[str, Any]:
+    """A dict that holds itself where the weights might be."""
+    made: dict[str, Any] = {"a": 1}
+    made["model"] = made
+    return made
+
+
 ENDINGS = (".pt", ".pth", ".bin", ".tar", ".pkl", "")
 NOT_RUN = r"it holds posix\.mkdir, which is not run"
 SAID: dict[str, tuple[str, Write]] = {
@@ -93,7 +100,11 @@ SAID: dict[str, tuple[str, Write]] = {
     **{f"executes, old{ending}": (NOT_RUN, _executing(old=True)) for ending in (".pt", ".pth", "")},
     "executes.safetensors": ("cannot be read as weights", _executing()),
     "pickle.pkl": ("cannot be read as weights", _pickled),
-    "module.pt": (r"it holds nets\.Plain, which is not run", _saved(nets.plain())),
+    "module.pt": (
+        r"it holds nets\.Plain, which is not run\): .*torch\.save\(model\.state_dict\(\), FILE\)",
+        _saved(nets.plain()),
+    ),
+    "module in a dict.pt": (r"it holds nets\.Plain, .*state_dict\(\)", _saved({"model": nets.plain()})),
     "script.pt": ("code could be in TorchScript archives", _scripted),
     "legacy.tar": ("code could be in files saved in the legacy", _legacy),
     "arguments.pth": (
@@ -114,6 +125,12 @@ SAID: dict[str, tuple[str, Write]] = {
     "list.pt": ("holds no state dict", _saved([torch.zeros(3)])),
     "numbers.pt": ("holds no state dict", _saved({0: torch.zeros(3)})),
     "texts.pt": ("holds no state dict", _saved({"state_dict": {"a": "b"}})),
+    "itself.pt": ("holds no state dict", _saved(_itself())),
+    "deep.pt": ("holds no state dict", _saved({"model": {"ema": {"net": {"model": {"ema": state()}}}}})),
+    "partly prefixed.pt": (
+        r"1 missing \(fc\.bias\); 1 unknown \(module\.fc\.bias\)$",
+        _saved({"module." * (name == "fc.bias") + name: value for name, value in state().items()}),
+    ),
     "meta.pt": ("holds a meta tensor, fc.bias", _with(fc_bias=torch.zeros(5, device="meta"))),
     "sparse.pt": ("holds a sparse tensor, fc.weight", _with(fc_weight=torch.zeros(5, 6).to_sparse())),
     "complex.pt": ("complex numbers in fc.bias", _with(fc_bias=torch.zeros(5, dtype=torch.complex64))),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from opsin.cli.inputs import open_collection, open_photos, reopen_model
-from opsin.cli.options import COLLECTION, JSON, OUT, WEIGHTS, model_option
+from opsin.cli.options import COLLECTION, JSON, OUT, WEIGHTS, given_settings, model_option
 from opsin.cli.scanning import export, scan
 from opsin.cli.tables import of_findings, of_neighbours, of_units, print_json, print_tables
 from opsin.cli.watch import progress
@@ -61,6 +61,11 @@ def neighbours(
     from opsin.collection.ask.neighbours import neighbours as run
 
     if not photos:
+        if model_name or weights or given_settings():
+            raise click.UsageError(
+                "a network goes with photos: leave-one-out accuracy, without them, takes the features that "
+                "the collection holds"
+            )
         if index:
             raise click.UsageError(
                 "--index goes with photos: leave-one-out accuracy, without them, is always exact"

@@ -85,7 +85,10 @@ def explain(
     values: bool,
     folder: str | None,
 ) -> None:
-    """Explain photos on one page: the classes, where the network looks, which details, what is inside."""
+    """Explain photos on one page: the classes, where the network looks, which details, what is inside.
+
+    PHOTOS are files, folders and collections; - is a photo on the standard input.
+    """
 
     def run(opened: dict[str, Any], given: dict[str, Any]) -> "Report":
         from opsin.pages.explain import explain as run
@@ -183,7 +186,7 @@ def _page(
 
 
 def _settings(texts: tuple[str, ...]) -> dict[str, dict[str, Any]]:
-    """Settings by technique. Raises `InputError` on one that a technique does not have, or of another type."""
+    """Settings by technique. Raises `InputError` on an unknown one, and on a value of another type."""
     settings: dict[str, dict[str, Any]] = {}
     for text in texts:
         name, equals, value = text.partition("=")

@@ -9,7 +9,7 @@ from click.core import ParameterSource
 from opsin.cli import completion
 from opsin.cli.inputs import batches, default_model, open_photos, whole_photos
 from opsin.cli.lists import is_model, print_layers
-from opsin.cli.options import ANIMATION, EVERY, JSON, OUT, WEIGHTS, Once, model_option
+from opsin.cli.options import ANIMATION, EVERY, JSON, OUT, WEIGHTS, Once, model_option, sentence
 from opsin.cli.output import each, finish, say_resumable, write
 from opsin.cli.watch import progress
 from opsin.registry import catalogue
@@ -125,7 +125,7 @@ def _option(parameter: Parameter) -> click.Option:
         "type": click.Choice(parameter.choices) if parameter.choices else kind,
         "required": parameter.required,
         "show_default": default.get("default") is not None,
-        "help": f"{parameter.arg.help[0].upper()}{parameter.arg.help[1:]}.",
+        "help": sentence(parameter.arg.help),
         "shell_complete": offered,
         **default,
     }

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache, partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from opsin.base.errors import InputError
 from opsin.base.files import read_regular
 from opsin.base.folders import RECORD
 from opsin.base.records import LARGEST
+from opsin.cli.options import given_settings
 from opsin.cli.remembered import remember
 
 if TYPE_CHECKING:
@@ -26,13 +28,19 @@ if TYPE_CHECKING:
 
 Opened = Callable[[], "Image"]
 HELD = 32  # photos that are held decoded
+STDIN = "-"  # the photo that a command is given on its standard input
+STDIN_NAME = "stdin"  # what pages, folders and errors call that photo
+STDIN_READ = "opsin.cli.stdin_read"  # in a command's context: whether it has been read
 
 
 def open_model(name: str, weights: str | None) -> "Model":
     """The network that an option names; the names of its layers are remembered when the command ends."""
     from opsin.zoo.by_name import load
 
-    model = load(name, weights=weights)
+    return _remembered(load(name, weights=weights, **given_settings()))
+
+
+def _remembered(model: "Model") -> "Model":
     if context := click.get_current_context(silent=True):
         context.call_on_close(lambda: remember(model))
     return model
@@ -44,27 +52,27 @@ def reopen_model(known: Mapping[str, Any], name: str | None, weights: str | None
     The folder may come from anybody. Networks that are known by name are opened again; a file of code is run,
     or a network fetched from a hub, only where the user names it.
     """
-    from opsin.zoo.by_name import reopens
+    from opsin.zoo.by_name import load, reopens
+    from opsin.zoo.recorded import as_options, read_loaded
 
     if name is not None:
         return open_model(name, weights)
-    loaded = known.get("load")
-    if not loaded:
+    if not known.get("load"):
         raise click.UsageError(
             f"{known.get('name')} was made in Python: name it with --model FILE.py:FACTORY"
         )
-    if not (isinstance(loaded, list) and len(loaded) <= 2 and all(isinstance(word, str) for word in loaded)):
-        raise InputError(f"{folder} is damaged: the network that it names is {loaded!r}")
-    network, *saved = loaded
-    if not reopens(network):
-        words = ["--model", network, *(["--weights", saved[0]] if saved else [])]
+    loaded = read_loaded(known["load"], folder)
+    if not reopens(loaded["name"]):
         raise InputError(
-            f"{folder} was made with {network}, which is code or comes from a hub: "
-            f"if you trust it, name it with {shlex.join(words)}"
+            f"{folder} was made with {loaded['name']}, which is code or comes from a hub: "
+            f"if you trust it, name it with {shlex.join(as_options(loaded))}"
         )
-    if weights is None and saved not in ([], ["random"]):
-        click.echo(f"opsin: reading the weights {saved[0]}, which {folder} names", err=True)
-    return open_model(network, weights or next(iter(saved), None))
+    if weights is None and loaded.get("weights", "random") != "random":
+        click.echo(f"opsin: reading the weights {loaded['weights']}, which {folder} names", err=True)
+    settings: dict[str, Any] = (
+        dict(loaded) | ({} if weights is None else {"weights": weights}) | given_settings()
+    )
+    return _remembered(load(**settings))
 
 
 def default_model(name: str, weights: str | None, folders: Iterable[str | None]) -> "Model":
@@ -101,7 +109,9 @@ def open_photos(
     for path in photos:
         if not path:
             raise InputError("the name of a photo is empty")
-        if is_collection(path):
+        if path == STDIN:
+            found.append((STDIN_NAME, read_stdin().copy))
+        elif is_collection(path):
             collection = open_collection(path)
             if not len(collection):
                 raise InputError(f"{path} holds no images yet")
@@ -121,8 +131,21 @@ def open_photos(
     return [(name.encode("utf-8", "backslashreplace").decode(), photo) for name, photo in found]
 
 
+def read_stdin() -> "Image":
+    """The photo on the standard input. Raises `InputError` where a command reads it for the second time."""
+    from opsin.images.photos import as_photo
+
+    meta = click.get_current_context().meta
+    if meta.setdefault(STDIN_READ, False):
+        raise InputError(f"{STDIN} is the standard input, which holds one photo: give it once")
+    meta[STDIN_READ] = True
+    return as_photo(sys.stdin.buffer, STDIN_NAME)
+
+
 def is_collection(path: str) -> bool:
     """Whether a folder is a collection, told without opening its tables."""
+    if path == STDIN:
+        return False
     try:
         record = read_regular(Path(path) / RECORD, LARGEST)
         about = json.loads(record.decode("utf-8", "surrogateescape"))
@@ -148,4 +171,4 @@ def whole_photos(paths: tuple[str, ...]) -> "list[Tensor]":
     from opsin.images.photos import open_photo
     from opsin.images.tensors import whole
 
-    return [whole(open_photo(path)) for path in paths]
+    return [whole(read_stdin() if path == STDIN else open_photo(path)) for path in paths]

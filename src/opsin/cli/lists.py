@@ -58,10 +58,14 @@ def models(family: str | None, as_json: bool) -> None:
 
 def is_model(things: tuple[str, ...]) -> bool:
     """Whether the only argument names a network, not a photo."""
+    from opsin.cli.inputs import STDIN
     from opsin.images.photos import SUFFIXES
 
     return (
-        len(things) == 1 and not Path(things[0]).exists() and Path(things[0]).suffix.lower() not in SUFFIXES
+        len(things) == 1
+        and things[0] != STDIN
+        and not Path(things[0]).exists()
+        and Path(things[0]).suffix.lower() not in SUFFIXES
     )
 
 

@@ -34,7 +34,7 @@ def remember(model: "Model") -> None:
     """Keep the names of a network that was loaded by name and has run, unless the cache cannot be written."""
     if model.loaded is None or "_traced" not in vars(model):
         return
-    name = _full(model.loaded[0])
+    name = _full(model.loaded["name"])
     known = {"network": name, "state": _state(name), "layers": list(model.calls)}
     text = as_json({**known, "classes": list(model.labels or ())})
     cached = _cached(name)

@@ -7,7 +7,7 @@ import click
 
 from opsin.base.choices import DEFAULT_NETWORK
 from opsin.cli.inputs import open_collection, open_model
-from opsin.cli.options import COLLECTION, JSON, WEIGHTS, check_folder_name, model_option
+from opsin.cli.options import COLLECTION, JSON, check_folder_name, model_option, weights_options
 from opsin.cli.signals import exit_code
 from opsin.cli.tables import print_json
 from opsin.cli.watch import progress
@@ -18,7 +18,7 @@ MOST_TOLD = 20  # files that could not be read
 @click.command()
 @click.argument("folder", type=click.Path())
 @model_option(DEFAULT_NETWORK, "")
-@WEIGHTS
+@weights_options("labels")
 @click.option(
     "--layer",
     "-l",

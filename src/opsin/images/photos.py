@@ -1,33 +1,32 @@
-"""Photo files, without torch, so that a process that only decodes starts at once."""
+"""Photos as upright RGB, without torch, so that a process that only decodes starts at once."""
 
-import io
 import os
 import re
-import warnings
 from pathlib import Path
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
-from opsin.base.errors import InputError
-from opsin.base.files import MIB, missing, read_regular
+from opsin.base.errors import InputError, shortened
+from opsin.base.files import MIB, missing, read_regular, too_large
+from opsin.images.arrays import from_array
+from opsin.images.upright import opened, told, upright
 
 LARGEST_FILE = (
     512 * MIB
 )  # bytes of a photo's file: the most pixels that Pillow opens, uncompressed in 8-bit RGB
 LARGEST_FILE_VARIABLE = "OPSIN_LARGEST_FILE"  # environment variable, inherited by decoding processes
 RAISING = f"; set the environment variable {LARGEST_FILE_VARIABLE} to another number of bytes"
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"})
-MIN_SIDE = 8  # pixels; a smaller photo shows nothing, and enlarging it would invent a picture
-WHITES = (1, 255, 65535)  # possible whites of 32-bit and float greys: the least that no value exceeds
+HEIF_SUFFIXES = frozenset({".heic", ".heif", ".hif"})  # read with the extra `opsin[heif]`
+SUFFIXES = HEIF_SUFFIXES | {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"}
+ADDRESS = re.compile(r"https?:/", re.IGNORECASE)  # a `Path` keeps one of the two slashes
+CHUNK = 4 * MIB  # bytes that are read from a file object at once
 WIDEST = (
     64  # aspect ratio: of a longer photo only the middle survives the centre crop, so only that is resized
 )
-PROGRAMS = ("EPS",)  # formats that Pillow would run in Ghostscript
 DIGITS = 4  # of shares of a photo's sides
-BACKGROUND = (255, 255, 255)  # what shows through transparent pixels
 
 
 @runtime_checkable
@@ -51,8 +50,94 @@ class Frame(Protocol):
         """Whether the whole photo is resized to a square."""
 
 
+@runtime_checkable
+class Readable(Protocol):
+    """A file that is open for reading bytes."""
+
+    def read(self, size: int = -1, /) -> Any:
+        """At most `size` bytes, from where the last call ended; none at the end."""
+
+
+Source: TypeAlias = (
+    str | os.PathLike[str] | Image.Image | NDArray[Any] | bytes | bytearray | memoryview | Readable
+)
+
+
+def is_source(value: object) -> bool:
+    """Whether this is one photo of a kind that `as_photo` takes."""
+    kinds: Any = str | os.PathLike | Image.Image | np.ndarray | bytes | bytearray | memoryview
+    return isinstance(value, kinds) or callable(getattr(value, "read", None))
+
+
+def as_photo(source: object, name: str = "") -> Image.Image:
+    """A photo of any kind as upright 8-bit RGB, treated as its file would be.
+
+    `source` is a path, an image of Pillow, a NumPy array (h, w), (h, w, 3) or (h, w, 4) of uint8, uint16 or
+    floats in [0, 1], the bytes of a photo's file, or a binary file object, which is read from its position
+    on. Errors call it `name`, by default its path or kind.
+
+    Raises `InputError` if it is none of these or cannot be read, saying why.
+    """
+    if isinstance(source, str | os.PathLike):
+        return open_photo(os.fspath(source))
+    if isinstance(source, Image.Image):
+        name = name or str(getattr(source, "filename", "")) or "the image"
+        with told(name):
+            return upright(source, name)
+    if isinstance(source, np.ndarray):
+        name = name or "the array"
+        photo = from_array(source, name)
+        with told(name):
+            return upright(photo, name)
+    if isinstance(source, bytes | bytearray | memoryview):
+        data, name = bytes(source), name or "the photo given as bytes"
+        if len(data) > (most := largest_file()):
+            raise too_large(name, most, RAISING)
+        return decoded(data, name)
+    if isinstance(source, Readable):
+        known = getattr(source, "name", "")
+        name = name or (known if isinstance(known, str) and known else "the file object")
+        return decoded(stream_bytes(source, name), name)
+    raise InputError(
+        f"{name or 'a photo'} must be a path, an image of Pillow, a NumPy array, the bytes of a file or a "
+        f"binary file object, not {type(source).__name__}"
+    )
+
+
+def stream_bytes(file: Readable, name: str) -> bytes:
+    """What is left in an open file, which errors call `name`.
+
+    Raises `InputError` if it gives anything but bytes, fails, or holds more than `largest_file()`.
+    """
+    most, size = largest_file(), 0
+    pieces: list[bytes] = []
+    while True:
+        try:
+            piece = file.read(CHUNK)
+        except (OSError, ValueError) as error:  # ValueError: closed, or text that is no UTF-8
+            raise InputError(f"{name} cannot be read: {error}") from error
+        if not isinstance(piece, bytes):
+            hint = ": open it in binary mode, with 'rb'" if isinstance(piece, str) else ""
+            raise InputError(f"{name} must give bytes, not {type(piece).__name__}{hint}")
+        if not piece:
+            return b"".join(pieces)
+        pieces.append(piece)
+        if (size := size + len(piece)) > most:
+            raise too_large(name, most, RAISING)
+
+
+def refuse_address(path: str | Path) -> None:
+    """Raise `InputError` on a web address."""
+    if ADDRESS.match(str(path)):
+        raise InputError(
+            f"{shortened(str(path))} is a web address, which is not opened: download the photo first, and "
+            "name its file"
+        )
+
+
 def open_photo(path: str | Path) -> Image.Image:
-    """A photo as upright 8-bit RGB. Raises `InputError` if it cannot be read, saying why."""
+    """The photo in a file as upright 8-bit RGB. Raises `InputError` if it cannot be read, saying why."""
+    refuse_address(path)
     if not os.path.lexists(path):
         raise missing("file", Path(path))
     return decoded(photo_bytes(path, str(path)), str(path))
@@ -82,30 +167,8 @@ def decoded(data: bytes, name: str) -> Image.Image:
 
     Pillow limits the number of pixels to twice `PIL.Image.MAX_IMAGE_PIXELS`.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of odd metadata in photos that it can read
-            with Image.open(io.BytesIO(data)) as photo:
-                if photo.format in PROGRAMS:
-                    raise InputError(
-                        f"{name} is {photo.format}, a program that is not run: convert it to an image"
-                    )
-                w, h = photo.size
-                if min(w, h) < MIN_SIDE:
-                    raise InputError(
-                        f"{name} is {w}x{h} pixels: a photo needs at least {MIN_SIDE} on each side"
-                    )
-                return _rgb(ImageOps.exif_transpose(photo), name)
-    except Image.DecompressionBombError as error:
-        raise InputError(f"{name} is too large: {error}") from error
-    except UnidentifiedImageError as error:
-        raise InputError(f"{name} is not an image that Pillow can read") from error
-    except InputError:
-        raise
-    except MemoryError:
-        raise InputError(f"{name} is too large for the memory") from None
-    except Exception as error:  # Pillow raises many kinds on broken files, even struct.error and TypeError
-        raise InputError(f"{name} cannot be read: {error}") from error
+    with told(name), opened(data, name) as photo:
+        return upright(photo, name)
 
 
 def folder_photos(path: str | Path) -> list[Path]:
@@ -113,6 +176,7 @@ def folder_photos(path: str | Path) -> list[Path]:
 
     Raises `InputError` if there are none, and on a folder that cannot be listed.
     """
+    refuse_address(path)
     path = Path(path)
     if not os.path.isdir(path):  # noqa: PTH112 (does not raise on a name that no file can have)
         return [path]
@@ -177,29 +241,3 @@ def in_photo(
         for i, edge in enumerate(region)
     ]
     return ends[0], ends[1], ends[2], ends[3]
-
-
-def _rgb(photo: Image.Image, name: str) -> Image.Image:
-    if photo.mode in ("I", "F") or photo.mode.startswith("I;16"):
-        return _from_deep(photo, name)
-    if photo.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in photo.info:
-        layer = photo.convert("RGBA")
-        ground = Image.new("RGBA", layer.size, (*BACKGROUND, 255))
-        return Image.alpha_composite(ground, layer).convert("RGB")
-    return photo.convert("RGB")
-
-
-def _from_deep(photo: Image.Image, name: str) -> Image.Image:
-    """A photo of 16-bit, 32-bit or float greys, whose black is zero, as 8-bit RGB."""
-    greys = np.asarray(photo, np.float32)
-    low, high = float(greys.min()), float(greys.max())
-    if not (low >= 0 and high < np.inf):  # also true for NaN
-        wrong = int((~np.isfinite(greys) | (greys < 0)).sum())
-        raise InputError(
-            f"{name} holds greys from {low:g} to {high:g}, {wrong:,} of {greys.size:,} of them negative or "
-            "not finite: a photo's must be finite and zero or more"
-        )
-    white = (
-        65535 if photo.mode.startswith("I;16") else next((white for white in WHITES if high <= white), high)
-    )
-    return Image.fromarray((greys / white * 255).clip(0, 255).round().astype(np.uint8)).convert("RGB")

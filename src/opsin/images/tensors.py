@@ -1,7 +1,8 @@
-"""Photos from files as tensors: upright, RGB, resized."""
+"""Photos as tensors: upright, RGB, resized."""
 
-from collections.abc import Sequence
-from pathlib import Path
+import os
+from collections.abc import Iterable
+from typing import cast
 
 import numpy as np
 import torch
@@ -11,28 +12,40 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from opsin.base.errors import InputError
-from opsin.images.photos import fitted, open_photo
+from opsin.images.photos import Source, as_photo, fitted, is_source
 from opsin.network.model import Model
 from opsin.network.outputs import unreadable
 
 
-def read(paths: str | Path | Sequence[str | Path], model: Model) -> Float[Tensor, "n 3 h w"]:
+def read(photos: Source | Iterable[Source], model: Model) -> Float[Tensor, "n 3 h w"]:
     """Read photos as the model's training saw them: shorter side to size / crop, then a centre crop.
+
+    Takes one photo or several. A photo is a path, an image of Pillow, a NumPy array (h, w), (h, w, 3) or
+    (h, w, 4) of uint8, uint16 or floats in [0, 1], the bytes of a photo's file, or a binary file object; each
+    is treated as its file would be.
 
     Accepts whatever Pillow reads: greyscale, 16-bit, palette, CMYK (through Pillow's plain
     conversion), transparent (over white) and EXIF-rotated photos; the first frame of an animation. White is
     65535 in 16 bits; in 32 bits and floats, whose black is zero, it is the least of 1, 255 and 65535 that
-    no value exceeds, or else the greatest value.
+    no value exceeds, or else the greatest value. HEIC needs the extra `opsin[heif]`.
 
     Raises `InputError` on a missing, broken, tiny or huge file, on one that is not a regular file (a
-    pipe, a device), and on greys that are negative, NaN or infinite, naming it. A file may have 512 MiB, or
-    the number of bytes in the environment variable `OPSIN_LARGEST_FILE`; Pillow limits its pixels to twice
-    `PIL.Image.MAX_IMAGE_PIXELS`.
+    pipe, a device), on a web address, and on greys that are negative, NaN or infinite, naming it. A file may
+    have 512 MiB, or the number of bytes in the environment variable `OPSIN_LARGEST_FILE`; Pillow limits its
+    pixels to twice `PIL.Image.MAX_IMAGE_PIXELS`.
     """
-    several = [paths] if isinstance(paths, str | Path) else list(paths)
+    if is_source(photos) or not isinstance(photos, Iterable):
+        return fit(as_photo(photos), model)[None]
+    several = list(cast("Iterable[Source]", photos))
     if not several:
-        raise InputError("no photo given: pass at least one path")
-    return torch.stack([fit(open_photo(path), model) for path in several])
+        raise InputError("no photo given: pass at least one")
+    return torch.stack([fit(as_photo(photo, _numbered(photo, i)), model) for i, photo in enumerate(several)])
+
+
+def _numbered(photo: object, index: int) -> str:
+    """What errors call a photo among several: a path or a file by its own name, another by its place."""
+    named = isinstance(photo, str | os.PathLike) or isinstance(getattr(photo, "name", None), str)
+    return "" if named else f"photo {index} ({type(photo).__name__})"
 
 
 def fit(photo: Image.Image, model: Model) -> Float[Tensor, "3 h w"]:

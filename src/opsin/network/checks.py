@@ -53,3 +53,12 @@ def check_preprocessing(
         raise InputError(
             f"labels must be class names in the output's order, got {type(labels).__name__} {labels!r}"
         )
+
+
+def check_labels(labels: Sequence[str] | None, classes: int | None, name: str) -> None:
+    """Raise `InputError` where both are known and there are not as many labels as classes."""
+    if labels is not None and classes and len(labels) != classes:
+        raise InputError(
+            f"{name} has {classes:,} classes, and the number of labels is {len(labels):,}: give one per "
+            "class, in the output's order"
+        )

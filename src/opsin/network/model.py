@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from opsin.base.errors import InputError, NetworkError
 from opsin.network.activations import Activations, is_distribution
 from opsin.network.backward import differentiating
-from opsin.network.checks import check_network, check_preprocessing
+from opsin.network.checks import check_labels, check_network, check_preprocessing
 from opsin.network.fingerprint import Weighed
 from opsin.network.forward import Forward, Stop
 from opsin.network.lookup import call_named
@@ -44,7 +44,7 @@ class Model:
 
     A compiled network (`torch.compile(net)`) is run uncompiled. Raises `InputError` on a `network` that is
     not an `nn.Module`, is scripted or made under inference mode, or has no weights yet (lazy, on the meta
-    device), and on invalid preprocessing.
+    device), and on invalid preprocessing; at the first run, if there are not as many labels as classes.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Model:
         self.layouts = dict(layouts)
         with _locks_lock:
             self._lock = _locks.setdefault(self.network, threading.RLock())
-        self.loaded: list[str] | None = None  # the name and the weights given to `opsin.load`
+        self.loaded: Mapping[str, Any] | None = None  # what was given to `opsin.load`
         self._weighed: Weighed | None = None
         self._overwritten: set[str] = set()  # calls whose output a later operation changes in place
         self._forward = Forward(self.network, self.name, self.mean, self.std)
@@ -199,8 +199,7 @@ class Model:
     @property
     def classes(self) -> int | None:
         """How many classes the output has; `None` if it is not of shape (n, classes)."""
-        shape = self._traced.output
-        return shape[1] if len(shape) == 2 else None
+        return self._traced.classes
 
     @cached_property
     def _traced(self) -> Trace:
@@ -211,10 +210,10 @@ class Model:
             except NetworkError:
                 if self._forward.memory_format is torch.contiguous_format:
                     raise
-                self._forward.memory_format = (
-                    torch.contiguous_format
-                )  # for networks that call .view() on maps
+                # for networks that call .view() on maps
+                self._forward.memory_format = torch.contiguous_format
                 traced = trace(self.network, forward, self._noise(), self.layouts)
+        check_labels(self.labels, traced.classes, self.name)
         self._overwritten |= traced.overwritten
         return traced
 

@@ -68,6 +68,11 @@ class Trace(NamedTuple):
     output: tuple[int, ...]
     overwritten: set[str]
 
+    @property
+    def classes(self) -> int | None:
+        """How many classes the output has; `None` if it is not of shape (n, classes)."""
+        return self.output[1] if len(self.output) == 2 else None
+
 
 def trace(network: nn.Module, forward: Forward, image: Tensor, layouts: Mapping[str, str]) -> Trace:
     """The calls that `forward` makes on a random image, with their layouts.

@@ -30,6 +30,7 @@ TERM = re.compile(rf"^(?:(?P<weight>{NUMBER})\s*\*\s*)?(?P<body>.+)$", re.DOTALL
 CALL = re.compile(r"^(?P<name>[a-z_]+)\((?P<arguments>[^()]*)\)$")
 # an index, optionally followed by the class's name
 NUMBERED = re.compile(r"(?P<index>\d+)(?: \((?P<name>(?:[^()]|\([^()]*\))*)\))?")
+NEGATIVE = re.compile(r"-\d+")
 MAX_CANDIDATES = 12
 LONGEST_TARGET = 100_000  # characters; a direction of some thousand channels is the longest
 MOST_NESTED = 50  # brackets within brackets
@@ -210,6 +211,9 @@ def _class_index(text: str, model: Model, *, strict: bool) -> int | None:
         raise InputError(f"class {index} is {labels[index]!r}, not {shortened(numbered['name'])!r}")
     if not strict:
         return None
+    if NEGATIVE.fullmatch(text):
+        known = "classes - 1" if model.classes is None else f"{model.classes - 1:,}, the last class"
+        raise InputError(f"{shortened(text)} is no class: a class index is a whole number from 0 to {known}")
     if not labels:
         raise InputError(
             f"{model.name} has no class names, so {shortened(text)!r} cannot be one: give its index"

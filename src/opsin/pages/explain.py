@@ -14,7 +14,7 @@ from opsin.base.errors import InputError, OpsinError, unknown
 from opsin.base.headings import headings
 from opsin.base.job import steps
 from opsin.images import tensors
-from opsin.images.photos import open_photo
+from opsin.images.photos import Source, as_photo, is_source
 from opsin.network.model import Model
 from opsin.objectives.units import PREDICTED
 from opsin.pages.report import Report, Section
@@ -29,13 +29,12 @@ if TYPE_CHECKING:
 
 NEAREST = 6  # images of a collection
 COMPARED = ("grad_cam", "hires_cam", "occlusion", "saliency", "guided_backprop", "guided_grad_cam")
-Photo = Image.Image | str | Path
 Settings = Mapping[str, Mapping[str, Any]]
 
 
 def explain(
     model: Model,
-    photos: Float[Tensor, "n 3 h w"] | Photo | Sequence[Photo],
+    photos: Float[Tensor, "n 3 h w"] | Source | Sequence[Source],
     *,
     target: object = None,
     layer: str | None = None,
@@ -71,7 +70,7 @@ def explain(
 
 def compare(
     models: Model | Sequence[Model],
-    photos: Float[Tensor, "n 3 h w"] | Photo | Sequence[Photo],
+    photos: Float[Tensor, "n 3 h w"] | Source | Sequence[Source],
     *,
     target: object = None,
     layers: str | Sequence[str] | None = None,
@@ -215,15 +214,15 @@ def _chosen(names: str | Sequence[str], settings: Settings, target: object) -> l
     return chosen
 
 
-def _photos(photos: Tensor | Photo | Sequence[Photo]) -> list[Image.Image | Tensor]:
+def _photos(photos: Tensor | Source | Sequence[Source]) -> list[Image.Image | Tensor]:
     """Each photo: a picture of any size, or an image that is cut to a network's size already."""
     if isinstance(photos, Tensor):
         tensors.check(photos)
         return list(photos.split(1))
-    several = [photos] if isinstance(photos, Image.Image | str | Path) else list(photos)
+    several = [photos] if is_source(photos) else list(photos)  # type: ignore[arg-type]
     if not several:
         raise InputError("no photo given: pass at least one")
-    return [p.convert("RGB") if isinstance(p, Image.Image) else open_photo(p) for p in several]
+    return [as_photo(photo) for photo in several]
 
 
 def _nearest(

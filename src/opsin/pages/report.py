@@ -109,7 +109,8 @@ class Report:
     def save(self, folder: str | Path, *, values: bool = False) -> Path:
         """Write `index.html`, and beside it a folder per photo with each technique's pictures and record.
 
-        With `values` the raw arrays are written too, as `Result.save` does: some 10 MB for each photo. Returns the page's path. Raises `InputError` where the folder cannot be written.
+        With `values` the raw arrays are written too, as `Result.save` does: some 10 MB for each photo.
+        Returns the page's path. Raises `InputError` where the folder cannot be written.
         """
         with writing(folder) as place:
             self.write_into(place, values=values)

@@ -1,7 +1,7 @@
 """Networks by name, with their weights, preprocessing and class names."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -17,12 +17,23 @@ from opsin.zoo.entries import ALIASES
 from opsin.zoo.hubs import open_hugging_face, open_torchvision
 from opsin.zoo.imagenet import imagenet_classes
 from opsin.zoo.own_file import open_file
+from opsin.zoo.own_settings import OwnSettings, own_settings
+from opsin.zoo.recorded import as_loaded
 from opsin.zoo.timm import open_timm
 
 LITE0 = "efficientnet_lite0"
 
 
-def load(name: str = DEFAULT_NETWORK, *, weights: str | Path | None = None) -> Model:
+def load(
+    name: str = DEFAULT_NETWORK,
+    *,
+    weights: str | Path | None = None,
+    classes: int | None = None,
+    labels: Sequence[str] | str | Path | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    size: int | Sequence[int] | None = None,
+) -> Model:
     """A network by name, ready to explain photos.
 
     `googlenet` (also `bvlc_googlenet`; its weights come with the install), `efficientnet_lite0` and
@@ -33,28 +44,33 @@ def load(name: str = DEFAULT_NETWORK, *, weights: str | Path | None = None) -> M
     `weights` is a checkpoint to load instead of the published weights: a safetensors file or one of
     `torch.save` (read with `weights_only`), or `"random"` for fresh random weights (seed 0).
 
+    The rest goes with own weights. `classes` is their number of classes, where it is not the published one
+    (timm and torchvision). `labels` are the classes' names, or a file of them: one per line, or a JSON list.
+    `mean` and `std` (three numbers, for images in [0, 1]) and `size` (the side of the images, or height and
+    width) are the preprocessing that they were trained with, by default the published one.
+
     A Python file is run. Code from a hub or a folder of Transformers is never run: the network must be of a
     class in Transformers itself.
 
-    Raises `InputError` on an unknown name, `NetworkError` if weights cannot be fetched or do not fit.
+    Raises `InputError` on an unknown name, on settings that the network does not take, and where there are
+    not as many labels as classes; `NetworkError` if weights cannot be fetched or do not fit.
     """
     name = ALIASES.get(name, name)
-    model = _load(name, weights)
-    file, _, factory = name.rpartition(":")
-    full_name = f"{Path(file).absolute()}:{factory}" if file.endswith(".py") else name
-    full_weights = weights if weights in (None, "random") else Path(weights).absolute()
-    model.loaded = [full_name] if full_weights is None else [full_name, str(full_weights)]
+    own = own_settings(classes, labels, mean, std, size)
+    own.check(name, weights, fixed=name in ZOO)
+    model = own.changed(_load(name, weights, own))
+    model.loaded = as_loaded(name, weights, own)
     return model
 
 
-def _load(name: str, weights: str | Path | None) -> Model:
+def _load(name: str, weights: str | Path | None, own: OwnSettings) -> Model:
     kind, _, rest = name.partition(":")
     if name in ZOO:
         return ZOO[name](weights)
     if name.partition(".py:")[1]:
         return open_file(name, weights)
     if kind in FAMILIES and rest:
-        return FAMILIES[kind](rest, weights)
+        return FAMILIES[kind](rest, weights, own)
     if Path(name).suffix in (".pt", ".pth", ".safetensors", ".bin", ".pt2"):
         raise InputError(
             f"{name} holds weights but no network: name a network and pass this file as its weights"
@@ -119,7 +135,7 @@ ZOO: dict[str, Callable[[str | Path | None], Model]] = {
     LITE0: _lite0,
     vgg.NAME: vgg.vgg16_features,
 }
-FAMILIES: dict[str, Callable[[str, str | Path | None], Model]] = {
+FAMILIES: dict[str, Callable[[str, str | Path | None, OwnSettings], Model]] = {
     "timm": open_timm,
     "torchvision": open_torchvision,
     "hf": open_hugging_face,

@@ -1,6 +1,7 @@
 """Networks of torchvision and Transformers by name."""
 
 import os
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,10 +15,12 @@ from opsin.base.files import missing
 from opsin.network.model import Model
 from opsin.zoo.building import available, built
 from opsin.zoo.checkpoints import fault
+from opsin.zoo.offline import hub
+from opsin.zoo.own_settings import PUBLISHED, OwnSettings, built_with, check_square
 
 
-def open_torchvision(name: str, weights: str | Path | None) -> Model:
-    """A classifier of torchvision by name."""
+def open_torchvision(name: str, weights: str | Path | None, own: OwnSettings = PUBLISHED) -> Model:
+    """A classifier of torchvision by name, with a head for `own.classes`, built for images of `own.size`."""
     with extra("networks"):
         import torchvision
 
@@ -25,13 +28,22 @@ def open_torchvision(name: str, weights: str | Path | None) -> Model:
     if name not in known:
         raise unknown("torchvision model", name, known)
     published = torchvision.models.get_model_weights(name).DEFAULT
+    labels = published.meta["categories"] if own.classes is None else None
+    settings: dict[str, Any] = {} if own.classes is None else {"num_classes": own.classes}
+    if own.size is not None and name.startswith("vit_"):
+        settings["image_size"] = check_square(own.size, f"torchvision:{name}")
+    elif own.size is not None and name.startswith("maxvit_"):
+        settings["input_size"] = own.size
 
     def build(pretrained: bool) -> nn.Module:
         extra = {"init_weights": True} if not pretrained and name in ("googlenet", "inception_v3") else {}
         chosen = published if pretrained else None
-        return torchvision.models.get_model(name, weights=chosen, **extra)  # type: ignore[no-any-return]
+        return torchvision.models.get_model(  # type: ignore[no-any-return]
+            name, weights=chosen, **settings, **extra
+        )
 
-    network = built(f"torchvision:{name}", build, weights)
+    classes = own.classes or len(published.meta["categories"])
+    network = built_with(f"torchvision:{name}", build, weights, classes)
     preset = published.transforms()
     return Model(
         network,
@@ -40,13 +52,13 @@ def open_torchvision(name: str, weights: str | Path | None) -> Model:
         size=preset.crop_size[0],
         crop=preset.crop_size[0] / preset.resize_size[0],
         interpolation=preset.interpolation.value,
-        labels=published.meta["categories"],
+        labels=labels,
         name=f"torchvision:{name}",
     )
 
 
-def open_hugging_face(name: str, weights: str | Path | None) -> Model:
-    """An image classifier of Transformers, from its hub or a folder."""
+def open_hugging_face(name: str, weights: str | Path | None, _own: OwnSettings = PUBLISHED) -> Model:
+    """An image classifier of Transformers, from its hub or a folder, which say how it is built."""
     try:
         from huggingface_hub.utils import HFValidationError, validate_repo_id  # type: ignore[attr-defined]
         from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
@@ -66,18 +78,20 @@ def open_hugging_face(name: str, weights: str | Path | None) -> Model:
         "trust_remote_code": False
     }  # otherwise Transformers asks on a terminal, and may run code
     try:
-        config = AutoConfig.from_pretrained(name, **plain)
-        config._attn_implementation = None  # use Transformers' own: the file may name code on the hub
-        processor = AutoImageProcessor.from_pretrained(name, **plain)
+        with nullcontext() if is_folder else hub():
+            config = AutoConfig.from_pretrained(name, **plain)
+            config._attn_implementation = None  # use Transformers' own: the file may name code on the hub
+            processor = AutoImageProcessor.from_pretrained(name, **plain)
     except Exception as error:
         hint = "" if is_folder else " (and there is no folder of this name)"
         raise NetworkError(f"hf:{name} cannot be loaded{hint}: {fault(error)}") from error
 
     def build(pretrained: bool) -> nn.Module:
         if pretrained:
-            return AutoModelForImageClassification.from_pretrained(  # type: ignore[no-any-return]
-                name, config=config, weights_only=True, **plain
-            )
+            with nullcontext() if is_folder else hub():
+                return AutoModelForImageClassification.from_pretrained(  # type: ignore[no-any-return]
+                    name, config=config, weights_only=True, **plain
+                )
         return AutoModelForImageClassification.from_config(config, **plain)  # type: ignore[no-any-return]
 
     network = built(f"hf:{name}", build, weights, fetched=not is_folder)

@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from pydantic import Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # pydantic reads typing's from Python 3.12 on
@@ -15,6 +15,7 @@ from opsin.base.files import read_regular
 from opsin.base.folders import RECORD
 from opsin.base.records import LARGEST, first_fault
 from opsin.network.model import Model
+from opsin.zoo.recorded import Loaded, Recorded
 
 KIND = "Collection"
 FORMAT = 1
@@ -31,7 +32,7 @@ class Network(TypedDict):
 
     name: str
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-    load: Annotated[list[str], Field(min_length=1, max_length=2)] | None
+    load: Recorded | None
     size: Annotated[list[Count], Field(min_length=2, max_length=2)]
     mean: list[Number]
     std: list[Number]
@@ -84,7 +85,7 @@ def about_model(model: Model) -> Network:
     return {
         "name": model.name,
         "sha256": model.weigh().fingerprint,
-        "load": model.loaded,
+        "load": cast("Loaded | None", model.loaded),
         "size": list(model.size),
         "mean": list(model.mean),
         "std": list(model.std),

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from opsin.base.choices import MOST_PIXELS, Optimiser
 from opsin.base.errors import InputError
-from opsin.images.photos import MIN_SIDE
 from opsin.images.tensors import longest, resized
+from opsin.images.upright import MIN_SIDE
 from opsin.network.model import Model
 from opsin.network.shortcuts.pooling import AveragePooling
 from opsin.objectives.features import content_match
