@@ -16,6 +16,7 @@ from opsin.images import colour
 from opsin.pages.figures import Figure, figures, tree
 from opsin.pages.teaching import STRIP, arranged
 from opsin.pages.views import Answer, View
+from opsin.registry import catalogue
 from opsin.registry.kinds import Technique
 from opsin.results.html import escaped, page, webp_uri
 from opsin.results.result import Result
@@ -157,7 +158,11 @@ class Report:
             for technique, result in self.general
             for card in figures(Answer(technique, result), 0, None, "")
         ]
-        return page("explain.html", report=self, photo=_photo, general=general, scales=colour.SCALES)
+        run = {a.technique.name for s in self.sections for v in s.views for a in v.answers}
+        more = [t for t in catalogue.techniques().values() if t.expensive and t.name not in run]
+        return page(
+            "explain.html", report=self, photo=_photo, general=general, more=more, scales=colour.SCALES
+        )
 
     def _repr_html_(self) -> str:
         return f'<iframe srcdoc="{escaped(self.html())}" style="width:100%;height:80vh;border:0"></iframe>'
