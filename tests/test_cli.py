@@ -400,8 +400,11 @@ def test_a_channel_target_needs_no_layer(here, call):
 
 
 def test_a_folder_of_several_results_names_them(here, call):
-    call("explain", "photo.png", *OWN, "--technique", "saliency", "-o", "out")
+    call("explain", "photo.png", *OWN, "--technique", "saliency", "--values", "-o", "out")
     with pytest.raises(opsin.InputError, match=r"out/photo\.png/saliency"):
+        opsin.Result.load("out")
+    call("explain", "photo.png", *OWN, "--technique", "saliency", "-o", "out")
+    with pytest.raises(opsin.InputError, match="explain --values"):
         opsin.Result.load("out")
 
 

@@ -142,11 +142,12 @@ def test_a_page_shows_no_classes_of_an_output_that_is_not_finite(tmp_path):
     model = nets.model(networks.NOT_FINITE["NaN"]())
     report = opsin.explain(model, nets.images(1, dtype=torch.float32))
     page = report.html()
-    assert not report.sections[0].top
+    (view,) = report.sections[0].views
+    assert not view.top
     assert "nan %" not in page
     assert "output is NaN or infinite: this begins in layer &#39;mid&#39; (Giving)" in page
-    assert page.count("they begin in layer &#39;mid&#39;") >= len(report.sections[0].results) - 1
-    report.save(tmp_path / "out")
+    assert page.count("they begin in layer &#39;mid&#39;") >= len(view.answers) - 1
+    report.save(tmp_path / "out", values=True)
     loaded = opsin.Result.load(tmp_path / "out" / "photo 0" / "grad_cam")
     assert any("in layer 'mid'" in note for note in loaded.record.notes)
 

@@ -461,7 +461,7 @@ def test_mistakes_without_labels_are_told(here, call):
 
 
 def test_a_collection_is_explained(here, call):
-    words = ("explain", "col", "-t", "green bird", "--technique", "grad_cam", "-o", "out")
+    words = ("explain", "col", "-t", "green bird", "--technique", "grad_cam", "--values", "-o", "out")
     assert call(*words) == (0, "out/index.html\n", "")
     photos = sorted(path.name for path in Path("out").iterdir() if path.is_dir())
     assert photos == ["green bird_2.png", "green bird_5.png", "green bird_8.png"]

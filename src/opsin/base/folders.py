@@ -26,6 +26,7 @@ from opsin.base.files import MIB, open_regular
 from opsin.base.records import as_json, read_json
 
 RECORD, VALUES, PAGE, FACTS = "record.json", "values.npz", "index.html", "facts.json"
+PAGE_OF_PHOTOS = "Report"  # the kind that the record of a page of photos states
 MANIFEST, BOTH = "manifest.json", "manifest-both.json"
 WORKING = ".opsin-"
 RESCUED = "result-"  # a folder of results that could not be put in place

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 from torch import Tensor
 
-from opsin.base.folders import PAGE, RECORD, storing, writing
+from opsin.base.folders import PAGE, PAGE_OF_PHOTOS, RECORD, storing, writing
 from opsin.base.headings import GENERAL
 from opsin.base.job import steps
 from opsin.base.records import ScoredTarget, as_json
@@ -149,7 +149,7 @@ class Report:
             for section in self.sections
         }
         names = [model.name for model in self.models]
-        return {"kind": "Report", "models": names, "photos": photos, "left_out": dict(self.left_out)}
+        return {"kind": PAGE_OF_PHOTOS, "models": names, "photos": photos, "left_out": dict(self.left_out)}
 
     def html(self) -> str:
         """The page."""

@@ -16,7 +16,7 @@ from typing_extensions import TypedDict  # pydantic reads typing's from Python 3
 
 from opsin.base.arrays import read_arrays
 from opsin.base.errors import InputError
-from opsin.base.folders import RECORD, VALUES, storing, writing
+from opsin.base.folders import PAGE_OF_PHOTOS, RECORD, VALUES, storing, writing
 from opsin.base.records import Record, as_json, read_json
 from opsin.base.slugs import stems
 from opsin.results.cells import Cell
@@ -203,14 +203,16 @@ class Result(ABC):
             from opsin.results import findings, gallery, heatmap, map, pictures, units  # noqa: F401, PLC0415
         if kind not in Result.kinds:
             inner = sorted(str(file.parent) for file in path.rglob(f"*/{VALUES}"))
+            if not inner and kind == PAGE_OF_PHOTOS:
+                raise InputError(f"{path} holds no {VALUES}: `opsin explain --values` writes them")
             if not inner:
                 raise InputError(f"{path / RECORD} is damaged: {kind!r} is not a kind of result")
             raise InputError(f"{path} holds several results, load one of: {', '.join(inner[:6])}")
+        if not (path / VALUES).exists():
+            raise InputError(f"{path} holds pictures but no {VALUES}: `opsin explain --values` writes both")
         stored = read_json(path / RECORD, Stored)
         facts: dict[str, Any] = read_json(path / RECORD, Result.kinds[kind].stored_as)
         kept_facts = {name: fact for name, fact in facts.items() if name not in Stored.__annotations__}
-        if not (path / VALUES).exists():
-            raise InputError(f"{path} holds pictures but no {VALUES}: `opsin explain --values` writes both")
         arrays = read_arrays(path / VALUES)
         try:
             return Result.kinds[kind]._from_arrays(arrays, {**kept_facts, "record": stored.get("record")})
