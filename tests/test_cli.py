@@ -527,11 +527,11 @@ def test_a_collection_opens_own_weights_again_with_all_that_went_with_them(train
     assert "collection" in err
 
 
-def test_leave_one_out_accuracy_takes_no_network(here, call):
-    for words_ in (("--weights", "own.pt"), ("--classes", "3"), OWN):
+def test_leave_one_out_accuracy_takes_no_weights(here, call):
+    for words_ in (("--weights", "own.pt"), ("--classes", "3")):
         code, _, err = call("neighbours", "collection", *words_)
         assert code == 2
-        assert "a network goes with photos" in err
+        assert "weights go with photos" in err
 
 
 @pytest.mark.parametrize(

@@ -61,10 +61,10 @@ def neighbours(
     from opsin.collection.ask.neighbours import neighbours as run
 
     if not photos:
-        if model_name or weights or given_settings():
+        if weights or given_settings():
             raise click.UsageError(
-                "a network goes with photos: leave-one-out accuracy, without them, takes the features that "
-                "the collection holds"
+                "weights go with photos: leave-one-out accuracy, without them, takes the features that the "
+                "collection holds"
             )
         if index:
             raise click.UsageError(
