@@ -55,6 +55,8 @@ def call_technique(
         arguments["images"] = _seen(given["images"])
         given["images"] = _placed(given["images"], model)
     for parameter in about.parameters.values():
+        if parameter.arg.role == "target" and given[parameter.name] is None and not parameter.required:
+            given[parameter.name] = signature.parameters[parameter.name].default
         _take(about, parameter, given, arguments, pictures)
     scores = Scores()
     targets = [name for name, parameter in about.parameters.items() if parameter.arg.role == "target"]
