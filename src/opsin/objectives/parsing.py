@@ -226,12 +226,13 @@ def _class_index(text: str, model: Model, *, strict: bool) -> int | None:
         )
     modules = dict(model.network.named_modules())  # `model.calls` would take a forward
     layer, colon, _ = text.partition(":")
-    if colon and layer.partition("#")[0] in modules:
+    is_layer = layer != "" and layer.partition("#")[0] in modules
+    if colon and is_layer:
         raise InputError(
             f"{shortened(text)!r} names no channel of layer {layer!r}: "
             f"write {layer}:0 for a channel, {layer}:0@3,4 for a unit of it"
         )
-    if layer.partition("#")[0] in modules:
+    if is_layer:
         raise InputError(f"{text!r} is a layer: name a channel of it, as {text}:0")
     raise unknown("class", text, [part.strip() for label in labels for part in label.split(",")])
 

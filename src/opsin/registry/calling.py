@@ -55,8 +55,6 @@ def call_technique(
         arguments["images"] = _seen(given["images"])
         given["images"] = _placed(given["images"], model)
     for parameter in about.parameters.values():
-        if parameter.arg.role == "target" and given[parameter.name] is None and not parameter.required:
-            given[parameter.name] = signature.parameters[parameter.name].default
         _take(about, parameter, given, arguments, pictures)
     scores = Scores()
     targets = [name for name, parameter in about.parameters.items() if parameter.arg.role == "target"]
@@ -120,6 +118,8 @@ def _take(
     name, model = parameter.name, given["model"]
     value, role = given[name], parameter.arg.role
     if role == "target":
+        if value is None and not parameter.required:
+            value = inspect.signature(inspect.unwrap(about.run)).parameters[name].default
         value = resolve(value, model, len(given["images"]) if about.takes_images else None)
         arguments[name] = value.name
     elif role == "layer":
