@@ -251,7 +251,7 @@ class Subject:
 
     def _answer(self, technique: Callable[..., Any]) -> Tensor | opsin.NetworkError:
         try:
-            return technique(self.model, self.images).values
+            return technique(self.model, self.images, target="predicted class").values
         except opsin.NetworkError as error:
             return error
 

@@ -1016,8 +1016,9 @@ class CountedBackward(torch.autograd.Function):
         return signal, None
 
 
-# the cost of inversion depends on how deep its layers lie
-MEASURABLE = [name for name, about in RUNNING.items() if name != "inversion" and not about.per_channel]
+# the cost of inversion depends on how deep its layers lie, of integrated gradients on how the score bends
+DEPENDING = ("inversion", "integrated_gradients")
+MEASURABLE = [name for name, about in RUNNING.items() if name not in DEPENDING and not about.per_channel]
 LINE_SEARCH = 1.3  # what L-BFGS may take in place of one evaluation a step
 ONCE = 6  # passes before and after the steps of a climb, which its cost leaves out
 

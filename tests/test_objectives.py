@@ -7,6 +7,7 @@ import opsin
 import reference
 from opsin import objectives
 from opsin.objectives import parsing
+from opsin.objectives.units import STRONGEST
 
 NET = nets.plain()
 MODEL = nets.model(NET)
@@ -75,6 +76,43 @@ def test_the_predicted_class_is_one_class_even_in_a_tie():
     run["output"] = run["conv"].mean((2, 3))
     (gradient,) = torch.autograd.grad(objectives.predicted().score(run).sum(), run["output"])
     assert gradient.tolist() == [[0, 1, 0]]
+
+
+def test_the_strongest_unit_is_the_greatest_of_a_layer_in_each_image():
+    assert scores("strongest(conv2)") == by_hand(lambda a: a["conv2"].max())
+    assert scores("strongest(fc)") == by_hand(lambda a: a["output"].max())
+    assert scores(objectives.strongest("conv2")) == scores("strongest(conv2)")
+
+
+def test_the_strongest_unit_without_a_layer_is_that_of_the_default_layer():
+    assert MODEL.default_layer == "relu2"
+    for target in ("strongest unit", STRONGEST):
+        assert parsing.resolve(target, MODEL, 2).name == "strongest(relu2)"
+        assert scores(target) == by_hand(lambda a: a["relu2"].max())
+    assert scores("2*strongest unit - 3") == by_hand(lambda a: 2 * a["relu2"].max() - a["output"][3])
+    assert scores(["strongest unit", 2]) == [scores("strongest unit")[0], scores(2)[1]]
+
+
+def test_the_strongest_unit_in_arithmetic_needs_its_layer():
+    with pytest.raises(opsin.InputError, match=r"strongest\(LAYER\)"):
+        scores(2 * STRONGEST)
+
+
+def test_the_strongest_unit_stays_the_one_that_it_is_in_its_image():
+    for target in ("strongest(conv2)", "strongest(fc)"):
+        objective = parsing.resolve(target, MODEL, 2)
+        first, second = (objective.for_image(RUN, index) for index in range(2))
+        assert first.name != second.name
+        assert first.score(RUN)[0] == objective.score(RUN)[0]
+        assert second.score(RUN)[1] == objective.score(RUN)[1]
+        assert parsing.parse(first.name, MODEL).score(RUN)[0] == objective.score(RUN)[0]
+
+
+def test_the_strongest_unit_is_one_even_in_a_tie():
+    run = MODEL.run(IMAGES, ("conv2",), start="conv2")
+    run["conv2"].data.fill_(1.0)
+    (gradient,) = torch.autograd.grad(objectives.strongest("conv2").score(run).sum(), run["conv2"])
+    assert (gradient != 0).flatten(1).sum(1).tolist() == [1, 1]
 
 
 def test_an_objective_of_ones_own_is_used_as_it_is():
@@ -246,6 +284,30 @@ def test_an_unknown_name_lists_the_nearest():
         parsing.parse("beegle", MODEL)
     with pytest.raises(opsin.InputError, match=r"unknown class 'goldfisch'; nearest: goldfish"):
         parsing.parse("2*goldfisch - 0", MODEL)
+
+
+def test_a_name_is_refused_without_a_forward():
+    calls = []
+
+    class Counting(nets.Plain):
+        def forward(self, x):
+            calls.append(len(x))
+            return super().forward(x)
+
+    model = nets.model(nets.seeded(Counting()))
+    for text in ("beegle", "2*beegle - 0", "conv2", "conv2:x", "beagle_dog", "blur(3)", "class 7"):
+        with pytest.raises(opsin.InputError):
+            opsin.saliency(model, IMAGES, target=text)
+    assert not calls
+
+
+@pytest.mark.parametrize("text", ["conv2:x", "conv2:", "conv2:-1", "conv2:1@3", "conv2:1@3x4", "relu1#1:one"])
+def test_a_layer_with_something_else_than_a_channel_shows_how_to_name_one(text):
+    layer = text.partition(":")[0]
+    with pytest.raises(
+        opsin.InputError, match=rf"no channel of layer '{layer}': write {layer}:0 .*{layer}:0@3,4"
+    ):
+        parsing.parse(text, MODEL)
 
 
 def test_without_class_names_a_class_is_an_index():

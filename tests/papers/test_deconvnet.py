@@ -48,8 +48,69 @@ def test_of_a_class_the_score_is_projected():
     assert scores[best] > 0
     got = opsin.deconvnet(MODEL, IMAGES[:1], target=best).values[0]
     np.testing.assert_allclose(got, project(IMAGES[0], "output", lambda a: best), rtol=1e-9, atol=1e-12)
-    by_default = opsin.deconvnet(MODEL, IMAGES[:1]).values[0]
-    assert torch.equal(got, by_default)
+    predicted = opsin.deconvnet(MODEL, IMAGES[:1], target="predicted class").values[0]
+    assert torch.equal(got, predicted)
+
+
+def test_by_default_the_strongest_unit_of_the_default_layer_is_projected():
+    assert MODEL.default_layer == "relu2"
+    result = opsin.deconvnet(MODEL, IMAGES)
+    assert result.record.arguments["target"] == "strongest(relu2)"
+    units = []
+    for index, image in enumerate(IMAGES):
+        a = reference.forward(NET, reference.array(image))["relu2"]
+        unit = tuple(int(i) for i in np.unravel_index(a.argmax(), a.shape))
+        expected = project(image, "relu2", strongest(unit[0]))
+        np.testing.assert_allclose(result.values[index], expected, rtol=1e-9, atol=1e-12)
+        assert result.extras["unit"][index].tolist() == list(unit)
+        assert f"image {index}: the unit is relu2:{unit[0]}@{unit[1]},{unit[2]}" in result.record.notes
+        units.append(unit)
+    assert units[0] != units[1]
+
+
+@pytest.mark.parametrize("target", ["strongest unit", "strongest(conv2)", None])
+def test_the_strongest_unit_may_be_named(target):
+    expected = "strongest(conv2)" if target == "strongest(conv2)" else "strongest(relu2)"
+    assert opsin.deconvnet(MODEL, IMAGES, target=target).record.arguments["target"] == expected
+
+
+def seen(model, layer, row, column, size):
+    """The pixels that change a unit, found one by one: the box around them."""
+    image = torch.zeros(1, 3, *size, dtype=torch.float64)
+    touched = []
+    for y in range(size[0]):
+        for x in range(size[1]):
+            spoiled = image.clone()
+            spoiled[:, :, y, x] = torch.nan
+            if model.run(spoiled, (layer,))[layer][0, :, row, column].isnan().any():
+                touched.append((y, x))
+    ys, xs = zip(*touched, strict=True)
+    return [min(ys), min(xs), max(ys) + 1, max(xs) + 1]
+
+
+@pytest.mark.parametrize("size", [(16, 16), (13, 20)], ids=["of the model's size", "of another"])
+@pytest.mark.parametrize("layer", ["relu1", "relu2"])
+def test_the_box_is_the_patch_that_the_unit_sees(layer, size):
+    images = nets.images(2, *size)
+    result = opsin.deconvnet(MODEL, images, target=f"strongest({layer})")
+    for index in range(2):
+        channel, row, column = result.extras["unit"][index].tolist()
+        top, left, bottom, right = result.extras["box"][index].tolist()
+        assert [top, left, bottom, right] == seen(MODEL, layer, row, column, size)
+        inside = result.values[index].clone()
+        inside[:, top:bottom, left:right] = 0
+        assert not inside.any()
+        assert (bottom - top) * (right - left) < size[0] * size[1]
+        one = opsin.deconvnet(MODEL, images[index : index + 1], target=f"{layer}:{channel}@{row},{column}")
+        assert torch.equal(one.values[0], result.values[index])
+        assert torch.equal(one.extras["box"][0], result.extras["box"][index])
+
+
+def test_a_class_sees_the_whole_photo():
+    result = opsin.deconvnet(MODEL, IMAGES[:1], target=3)
+    assert result.extras["unit"].tolist() == [[3, 0, 0]]
+    assert result.extras["box"].tolist() == [[0, 0, 16, 16]]
+    assert "image 0: the unit is output:3" in result.record.notes
 
 
 @pytest.mark.parametrize("layer", ["conv2", "relu2"])
@@ -96,12 +157,12 @@ def test_a_target_of_several_channels_or_layers_is_refused():
         opsin.deconvnet(MODEL, IMAGES, target="conv2:0 + relu2:1")
 
 
-def test_a_tie_between_classes_does_not_make_the_default_target_several():
+def test_a_tie_between_classes_does_not_make_the_predicted_class_several():
     net = nets.plain()
     with torch.no_grad():
         net.fc.weight[1] = net.fc.weight[0]
         net.fc.bias[:2] = 100
-    values = opsin.deconvnet(nets.model(net), IMAGES[:1]).values
+    values = opsin.deconvnet(nets.model(net), IMAGES[:1], target="predicted class").values
     assert torch.equal(values, opsin.deconvnet(nets.model(net), IMAGES[:1], target=0).values)
 
 

@@ -127,3 +127,50 @@ def test_an_output_that_is_no_row_of_classes_has_no_top_class():
     net = nets.seeded(nets.Chain(conv=nn.Conv2d(3, 4, 3), relu=nn.ReLU()))
     result = opsin.occlusion(nets.model(net, labels=None), IMAGES, target="relu:1", patch=8, stride=8)
     assert set(result.extras) == {"score", "drop"}
+
+
+@pytest.mark.parametrize(
+    ("size", "patch", "stride"),
+    [
+        ((224, 224), 32, 16),
+        ((224, 300), 32, 16),
+        ((32, 32), 5, 2),
+        ((16, 16), 2, 1),
+        ((3, 9), 1, 1),
+        ((1, 1), 1, 1),
+    ],
+)
+def test_the_default_square_is_a_seventh_of_the_shorter_side_and_moves_by_half_of_it(size, patch, stride):
+    net = nets.chain(
+        pool=nn.AdaptiveAvgPool2d(1), flat=nn.Flatten(), fc=nets.linear([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+    )
+    model = nets.model(net, labels=None, size=size)
+    image = nets.images(1, *size)
+    by_default = opsin.occlusion(model, image, target=0)
+    assert by_default == opsin.occlusion(model, image, target=0)
+    explicit = opsin.occlusion(model, image, target=0, patch=patch, stride=stride)
+    assert torch.equal(by_default.values, explicit.values)
+    assert torch.equal(by_default.extras["drop"], explicit.extras["drop"])
+
+
+@pytest.mark.parametrize("size", [2, 5, 11, 13, 17, 20, 31, 40])
+def test_the_default_squares_leave_no_pixel_unseen(size):
+    # the score is the mean of red, and red is bright everywhere: to cover any pixel costs something
+    net = nets.chain(
+        pool=nn.AdaptiveAvgPool2d(1), flat=nn.Flatten(), fc=nets.linear([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+    )
+    model = nets.model(net, mean=[0.0] * 3, std=[1.0] * 3, labels=None, size=size)
+    image = torch.ones(1, 3, size, size + 3, dtype=torch.float64)
+    values = opsin.occlusion(model, image, target=0).values
+    assert values.isfinite().all()
+    assert (values > 0).all()
+
+
+def test_a_small_photo_has_a_map_and_not_one_value():
+    values = opsin.occlusion(nets.model(nets.plain(), size=32), nets.images(1, 32), target=1).values
+    assert len(values.unique()) > 100
+
+
+def test_the_step_follows_a_square_that_is_named():
+    half = opsin.occlusion(MODEL, IMAGES[:1], target=1, patch=6)
+    assert torch.equal(half.values, opsin.occlusion(MODEL, IMAGES[:1], target=1, patch=6, stride=3).values)

@@ -57,11 +57,12 @@ def technique_command(name: str) -> click.Command:
             opened = open_photos(photos, settings.get("target"))
             model = default_model(model_name, weights, photos)
             pieces = batches(opened, model, technique.photos) if technique.takes_images else [()]
-            goals = one_each(settings.get("target"), model, len(pieces)) if len(pieces) > 1 else []
+            target = settings.get("target")
+            goals = one_each(target, model, len(pieces)) if len(pieces) > 1 and target is not None else []
             names = headings([name for name, _ in opened]) if len(pieces) > 1 else ["."]
             for heading, inner in each(names, fresh, watch):
                 number = names.index(heading)
-                if goals and "target" in settings:
+                if goals:
                     settings["target"] = goals[number]
                 result = catalogue.get(name).run(model, *pieces[number], **settings)
                 write(result, watch.frames, inner, animation)

@@ -12,6 +12,7 @@ from opsin.gradients.custom import CustomFunctions
 from opsin.gradients.rules import Rule, applied
 from opsin.network.activations import Activations
 from opsin.network.backward import differentiating
+from opsin.network.cut import check_graph
 from opsin.network.model import Model
 from opsin.objectives.objective import Objective
 
@@ -20,10 +21,22 @@ def image_gradient(
     model: Model, images: Float[Tensor, "n 3 h w"], target: Objective, rule: Rule | None = None
 ) -> Float[Tensor, "n 3 h w"]:
     """∂S/∂x of every image's score S, with `rule` at the network's rectifiers: one forward, one backward."""
+    return scores_and_gradient(model, images, target, rule)[1]
+
+
+def scores_and_gradient(
+    model: Model, images: Float[Tensor, "n 3 h w"], target: Objective, rule: Rule | None = None
+) -> tuple[Float[Tensor, " n"], Float[Tensor, "n 3 h w"]]:
+    """Every image's score, and `image_gradient`.
+
+    Raises `NetworkError` if the network's own code cuts the graph.
+    """
     with CustomFunctions() if rule else nullcontext() as custom:
         run = model.run(images, target.layers, start="image")
+    check_graph(model, run, target.layers)
     with applied(rule, [run[layer] for layer in target.layers], custom) if rule else nullcontext():
-        return derivative(target.score(run), run["image"], target)
+        scores = target.score(run)
+        return scores.detach(), derivative(scores, run["image"], target)
 
 
 def layer_gradient(
@@ -31,9 +44,10 @@ def layer_gradient(
 ) -> tuple[Float[Tensor, "n c rows columns"], Float[Tensor, "n c rows columns"], Activations]:
     """A layer's maps A, ∂S/∂A, and the run. Nothing is recorded below the layer.
 
-    Raises `NetworkError` if the layer has no spatial extent.
+    Raises `NetworkError` if the layer has no spatial extent, or the network's own code cuts the graph.
     """
     run = model.run(images, (*target.layers, layer), start=layer)
+    check_graph(model, run, target.layers, layer)
     gradient = derivative(target.score(run), run[layer], target)
     return (*maps_and_gradient(run, layer, gradient), run)
 

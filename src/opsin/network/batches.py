@@ -13,6 +13,9 @@ from opsin.network.model import Model
 # measures 4 to 64); on accelerators they only have to fit.
 CPU_BATCH = 8
 MAX_BATCH = 64
+# With a graph, every activation stays alive; on CPUs 2 to 8 images at once take the same time (measured on
+# two networks), so memory decides.
+CPU_GRADIENT_BATCH = 4
 BUSY_LAYERS = 4  # at most this many of the largest activations are alive at once in a forward
 MEMORY_SHARE = 0.5
 
@@ -25,6 +28,16 @@ def forward_batch(model: Model, images: Float[Tensor, "n 3 h w"]) -> int:
     largest = max(prod(call.shape) for call in model.calls.values()) * scale * model.dtype.itemsize
     free = torch.cuda.mem_get_info(model.device)[0] * MEMORY_SHARE
     return int(min(MAX_BATCH, max(1, free // (BUSY_LAYERS * largest))))
+
+
+def gradient_batch(model: Model, images: Float[Tensor, "n 3 h w"]) -> int:
+    """The batch size for forward and backward passes on images of this size on the model's device."""
+    if model.device.type != "cuda":
+        return CPU_GRADIENT_BATCH
+    scale = prod(images.shape[-2:]) / prod(model.size)
+    kept = sum(prod(call.shape) for call in model.calls.values()) * scale * model.dtype.itemsize
+    free = torch.cuda.mem_get_info(model.device)[0] * MEMORY_SHARE
+    return int(min(MAX_BATCH, max(1, free // kept)))
 
 
 def chunks(total: int, size: int) -> Iterator[slice]:

@@ -18,9 +18,9 @@ from opsin.network.checks import check_labels, check_network, check_preprocessin
 from opsin.network.fingerprint import Weighed
 from opsin.network.forward import Forward, Stop
 from opsin.network.lookup import call_named
-from opsin.network.outputs import numbers, replaced, unreadable
+from opsin.network.outputs import numbers, replaced, unreadable, version
 from opsin.network.predictions import Prediction, batches, ranked
-from opsin.network.tracing import Call, Trace, no_default_layer, spatial_layers, trace
+from opsin.network.tracing import Call, Trace, spatial_layers, trace
 from opsin.network.weights import weight_of
 
 _locks: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
@@ -142,7 +142,7 @@ class Model:
                 output, value = replaced(output, value, new), new
             safe_value = value.clone() if name in self._overwritten else value
             kept = safe_value.detach().requires_grad_() if name == start else safe_value
-            activations[name], versions[name] = kept, kept._version
+            activations[name], versions[name] = kept, version(kept)
             if "output" not in layers and activations.keys() >= set(wanted.values()):
                 raise Stop
             onward = kept.clone() if record and name in self._overwritten else kept
@@ -154,7 +154,7 @@ class Model:
             weights = self._leaves() if parameters else {}
             if wanted or "output" in layers:
                 result = self._forward(leaf, {layer for layer, _ in wanted}, capture, weights)
-        if changed := {name for name, version in versions.items() if activations[name]._version != version}:
+        if changed := {name for name, before in versions.items() if version(activations[name]) != before}:
             self._overwritten |= changed  # the forward took another path than when it was traced
             return self.run(images, layers, start=start, parameters=parameters, replace=replace)
         activations.update(weights)
@@ -222,16 +222,16 @@ class Model:
         """The last layer with a spatial extent on which the output depends.
 
         Layers that only pool or pass on are not candidates, nor are the linear maps inside attention.
-        In a transformer that reads only its class token, the patches of the last block do not reach
-        the output; the result is then the last layer whose patches do.
+        In a transformer that reads only its class token, it is the last layer whose patches reach the output.
 
         Raises `NetworkError` if the network has no such layer.
         """
-        candidates = spatial_layers(self.calls)
-        for layer in candidates:
+        for layer in spatial_layers(self.calls):
             if self._reaches_output(layer):
                 return layer
-        raise no_default_layer(self.name, self.calls, candidates)
+        from opsin.network.cut import no_default_layer  # noqa: PLC0415 (which needs a Model)
+
+        raise no_default_layer(self)
 
     def _reaches_output(self, layer: str) -> bool:
         """Whether the output's highest score has a gradient at the layer's positions."""

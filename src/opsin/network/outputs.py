@@ -50,3 +50,8 @@ def unreadable(value: Tensor) -> str:
     if value.is_complex():
         return f"complex numbers ({value.dtype})"
     return "" if value.numel() else f"an empty tensor, {tuple(value.shape)}"
+
+
+def version(value: Tensor) -> int:
+    """How often a tensor has been changed in place; 0 for one of inference mode, where nobody counts."""
+    return 0 if value.is_inference() else value._version

@@ -1,10 +1,12 @@
 """Which part of the image a layer's unit sees."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from opsin.base.errors import NetworkError
@@ -93,9 +95,55 @@ def fields(model: Model, layer: str) -> Fields:
         _ranges(model, layer, rows, ("top", "bottom"), height),
         _ranges(model, layer, columns, ("left", "right"), width),
     )
-    if _reaches_further(model, layer, measured):
+    corners_and_middle = {(0, 0), (rows // 2, columns // 2), (rows - 1, columns - 1)}
+    reached = _reached(model, layer, corners_and_middle, model.size)
+    if any(_is_beyond(pixels, measured.at(*unit)) for unit, pixels in reached.items()):
         return Fields(((0, height),) * rows, ((0, width),) * columns)
     return measured
+
+
+def fields_of(
+    model: Model, layer: str, units: Iterable[tuple[int, int]], size: tuple[int, int]
+) -> dict[tuple[int, int], Region]:
+    """The receptive fields of a layer's units at some rows and columns, in images of any size.
+
+    The whole image for units that are not reached by the experiment, or whose gradient reaches further.
+    """
+    height, width = size
+    whole, regions = Region(0, 0, height, width), {}
+    for unit, reached in _reached(model, layer, units, size).items():
+        region = _touched(reached)
+        top, bottom = (_edge(model, layer, unit[0], s, getattr(region, s), size) for s in ("top", "bottom"))
+        left, right = (_edge(model, layer, unit[1], s, getattr(region, s), size) for s in ("left", "right"))
+        measured = Region(top, left, height - bottom, width - right)
+        known = top < measured.bottom and left < measured.right and not _is_beyond(reached, measured)
+        regions[unit] = measured if known else whole
+    return regions
+
+
+def _edge(model: Model, layer: str, unit: int, side: str, guess: int, size: tuple[int, int]) -> int:
+    """How many pixels from a side a row (or column) of units does not see, by bisection from a guess."""
+    length = size[0] if side in ("top", "bottom") else size[1]
+    guess = guess if side in ("top", "left") else length - guess
+    low, high = 0, length  # the widest unseen band is in this range
+    tests = [guess + 1, guess]  # a right guess takes no other
+    while low < high:
+        band = tests.pop() if tests else (low + high + 1) // 2
+        if not low < band <= high:
+            continue
+        if _spoiled(model, [layer], side, band, size)[layer][unit]:
+            high = band - 1
+        else:
+            low = band
+    return low
+
+
+def _touched(reached: Tensor) -> Region:
+    """The smallest box around all that is not zero in (h, w); the whole where nothing is."""
+    rows, columns = (reached.any(axis).nonzero().flatten().tolist() for axis in (1, 0))
+    if not rows:
+        return Region(0, 0, *reached.shape)
+    return Region(rows[0], columns[0], rows[-1] + 1, columns[-1] + 1)
 
 
 def _ranges(
@@ -107,24 +155,29 @@ def _ranges(
     return tuple((first, last) if first < last else (0, length) for first, last in ranges)
 
 
-def _reaches_further(model: Model, layer: str, expected: Fields) -> bool:
-    """Whether a unit in a corner or in the middle has a gradient at pixels outside its expected field."""
+def _reached(
+    model: Model, layer: str, units: Iterable[tuple[int, int]], size: tuple[int, int]
+) -> dict[tuple[int, int], Float[Tensor, "h w"]]:
+    """The size of the gradient at every pixel of a random image, for units at some rows and columns."""
     drawn = torch.Generator().manual_seed(0)
-    image = torch.rand(1, 3, *model.size, generator=drawn).to(model.device)
+    image = torch.rand(1, 3, *size, generator=drawn).to(model.device)
     run = model.run(image, (layer,), start="image")
     with torch.inference_mode(False), torch.enable_grad():
         maps = run.maps(layer)[0]  # (c, h, w)
         weighed = (maps * torch.randn(len(maps), 1, 1, generator=drawn).to(maps)).sum(0)
-        height, width = weighed.shape
-        for row, column in {(0, 0), (height // 2, width // 2), (height - 1, width - 1)}:
+        reached = {}
+        for row, column in set(units):
             with differentiating():
-                gradients = torch.autograd.grad(weighed[row, column], run["image"], retain_graph=True)
-            reached = gradients[0].abs().amax((0, 1))
-            field, beyond = expected.at(row, column), reached.clone()
-            beyond[field.top : field.bottom, field.left : field.right] = 0
-            if beyond.max() > SOME * reached.max():
-                return True
-    return False
+                (gradient,) = torch.autograd.grad(weighed[row, column], run["image"], retain_graph=True)
+            reached[row, column] = gradient.abs().amax((0, 1))
+    return reached
+
+
+def _is_beyond(reached: Float[Tensor, "h w"], field: Region) -> bool:
+    """Whether there is more than rounding outside a field."""
+    beyond = reached.clone()
+    beyond[field.top : field.bottom, field.left : field.right] = 0
+    return bool(beyond.max() > SOME * reached.max())
 
 
 def receptive_fields(model: Model, layers: Sequence[str] | None = None) -> dict[str, Region]:
@@ -165,7 +218,7 @@ def _edges(
                 edges.update({(side, *unit): low for unit in group})
                 continue
             middle = (low + high + 1) // 2
-            spoiled = _spoiled(model, sorted({name for name, _ in group}), side, middle)
+            spoiled = _spoiled(model, sorted({name for name, _ in group}), side, middle, model.size)
             parts = [u for u in group if spoiled[u[0]][u[1]]], [u for u in group if not spoiled[u[0]][u[1]]]
             todo += [
                 (*ends, part)
@@ -175,9 +228,11 @@ def _edges(
     return edges
 
 
-def _spoiled(model: Model, names: list[str], side: str, band: int) -> dict[str, list[bool]]:
+def _spoiled(
+    model: Model, names: list[str], side: str, band: int, size: tuple[int, int]
+) -> dict[str, list[bool]]:
     """Which rows or columns of each layer see a band of this many pixels along one side."""
-    image = torch.full((1, 3, *model.size), 0.5, device=model.device)
+    image = torch.full((1, 3, *size), 0.5, device=model.device)
     along = 2 if side in ("top", "bottom") else 3
     start = 0 if side in ("top", "left") else image.shape[along] - band
     image.narrow(along, start, band).fill_(torch.nan)

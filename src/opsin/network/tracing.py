@@ -26,7 +26,7 @@ from opsin.network.layouts import (
     other_size,
     readings,
 )
-from opsin.network.outputs import tensor_in, unreadable
+from opsin.network.outputs import tensor_in, unreadable, version
 
 POOL = re.compile(r"Pool\w*2d$")
 PASSIVE = re.compile(POOL.pattern + r"|^(Identity|Dropout\w*|DropPath|StochasticDepth|Flatten|Softmax)$")
@@ -92,7 +92,7 @@ def trace(network: nn.Module, forward: Forward, image: Tensor, layouts: Mapping[
             if POOL.search(kind):
                 pooled.append(value)
             passive = bool(PASSIVE.search(kind)) or any(value is p for p in pooled)
-            outputs[layer, index] = value, value._version, passive
+            outputs[layer, index] = value, version(value), passive
 
     result = tensor_in(forward(image, layers, capture))
     times = Counter(layer for layer, _ in outputs)
@@ -111,7 +111,11 @@ def trace(network: nn.Module, forward: Forward, image: Tensor, layouts: Mapping[
         )
     if unknown_names := [name for name in layouts if name not in calls]:
         raise unknown("layer", unknown_names[0], calls)
-    overwritten = {names[key] for key, (value, version, _) in outputs.items() if value._version != version}
+    overwritten = {
+        names[key]
+        for key, (value, before, _) in outputs.items()
+        if value.is_inference() or version(value) != before  # of inference mode it cannot be told
+    }
     return Trace(calls, () if result is None else tuple(result.shape), overwritten)
 
 
@@ -127,19 +131,6 @@ def spatial_layers(calls: Mapping[str, Call]) -> list[str]:
         and call.extent not in (None, (1, 1))
         and (call.layout == "maps" or "Linear" not in call.kind)
     ]
-
-
-def no_default_layer(network: str, calls: Mapping[str, Call], candidates: Sequence[str]) -> NetworkError:
-    """The error for a network without a layer that has a spatial extent and reaches the output."""
-    if candidates:
-        return NetworkError(
-            f"the output of {network} depends on none of its layers (an untrained classifier of zeros?)"
-        )
-    hidden = next((call.name for call in calls.values() if not call.readable), None)
-    return NetworkError(
-        f"{network} has no layer with a spatial extent before its output"
-        + (f" that gives real numbers in a dense tensor, which {hidden!r} does not" if hidden else "")
-    )
 
 
 def _declared(name: str, layout: str, possible: Sequence[Reading]) -> list[Reading]:

@@ -22,4 +22,5 @@ from opsin.objectives.units import neuron as neuron
 from opsin.objectives.units import pinned as pinned
 from opsin.objectives.units import predicted as predicted
 from opsin.objectives.units import separated as separated
+from opsin.objectives.units import strongest as strongest
 from opsin.objectives.units import unit as unit

@@ -4,6 +4,8 @@ tabby cat                             a class by name, a unique part of its name
 inception_5b:12                       channel 12 of a layer: its mean over positions
 inception_5b:12@3,4                   one unit: channel 12 at row 3, column 4
 neuron(inception_5b, 12)              the central unit of channel 12
+strongest(inception_5b)               the most active unit of a layer, in each image its own
+strongest unit                        that of the model's default layer
 direction(inception_5b, 1, 0, -2)     the features along a direction
 energy(inception_5b)                  the mean square of a whole layer
 tabby; beagle                         one per picture
@@ -22,7 +24,7 @@ from opsin import objectives
 from opsin.base.errors import InputError, shortened, shown, unknown
 from opsin.network.model import Model
 from opsin.objectives.objective import LARGEST, Objective
-from opsin.objectives.units import PREDICTED, channel, each, logit, separated, unit
+from opsin.objectives.units import PREDICTED, STRONGEST, channel, each, logit, separated, strongest, unit
 
 UNIT = re.compile(r"^(?P<layer>.+):(?P<channel>\d+)(@(?P<row>\d+), ?(?P<column>\d+))?$")
 NUMBER = r"[+-]?(?:\d+(?:\.\d+)?|\.\d+)(?:e[+-]?\d+)?"
@@ -46,6 +48,8 @@ def resolve(target: object, model: Model, n: int | None = None) -> Objective:
     """
     if target is None:
         return PREDICTED
+    if target is STRONGEST:
+        return strongest(model.default_layer)
     if isinstance(target, Objective):
         return target
     if isinstance(target := _separate(target, model), list):
@@ -132,6 +136,8 @@ def _term(text: str, model: Model) -> Objective:
 def _atom(text: str, model: Model) -> Objective:
     if text.startswith("(") and text.endswith(")"):
         return parse(text[1:-1], model)
+    if text == STRONGEST.name:
+        return strongest(model.default_layer)
     if match := CALL.match(text):
         if match["name"] in CALLS:
             return _called(match["name"], [part.strip() for part in match["arguments"].split(",")], model)
@@ -166,7 +172,7 @@ def _whole(digits: str) -> int:
 
 CALLS: dict[str, Callable[..., Objective]] = {
     name: getattr(objectives, name)
-    for name in ("neuron", "direction", "energy", "diversity", "total_variation", "norm")
+    for name in ("neuron", "strongest", "direction", "energy", "diversity", "total_variation", "norm")
 }
 ON_IMAGE = ("total_variation", "norm")
 
@@ -218,7 +224,15 @@ def _class_index(text: str, model: Model, *, strict: bool) -> int | None:
         raise InputError(
             f"{model.name} has no class names, so {shortened(text)!r} cannot be one: give its index"
         )
-    if text in model.calls:
+    modules = dict(model.network.named_modules())  # `model.calls` would take a forward
+    layer, colon, _ = text.partition(":")
+    is_layer = layer != "" and layer.partition("#")[0] in modules
+    if colon and is_layer:
+        raise InputError(
+            f"{shortened(text)!r} names no channel of layer {layer!r}: "
+            f"write {layer}:0 for a channel, {layer}:0@3,4 for a unit of it"
+        )
+    if is_layer:
         raise InputError(f"{text!r} is a layer: name a channel of it, as {text}:0")
     raise unknown("class", text, [part.strip() for label in labels for part in label.split(",")])
 

@@ -52,6 +52,28 @@ def predicted() -> Objective:
 PREDICTED = predicted()
 
 
+def strongest(layer: str) -> Objective:
+    """The unit of a layer that is most active: the greatest of all channels and positions, in each image."""
+
+    def at(activations: Activations, image: int) -> Objective:
+        values = activations.channels(layer)[image]  # (c, h, w) or (c,)
+        index, *position = (int(i) for i in torch.unravel_index(values.argmax(), values.shape))
+        return unit(layer, index, *position) if position else channel(layer, index)
+
+    def score(activations: Activations) -> Tensor:
+        return activations.channels(layer).flatten(1).max(1).values
+
+    return Objective(f"strongest({layer})", (layer,), score, at)
+
+
+def _without_layer(activations: Activations) -> Tensor:
+    raise InputError("the strongest unit is one of a layer: name the layer, as strongest(LAYER)")
+
+
+# Of the model's default layer, which `opsin.objectives.parsing.resolve` puts in its place
+STRONGEST = Objective("strongest unit", (), _without_layer)
+
+
 def channel(layer: str, index: int) -> Objective:
     """The mean of one channel of a layer over its positions."""
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from opsin.base.errors import InputError, NetworkError
 from opsin.base.trail import DAMAGED
 from opsin.network.backward import differentiating
+from opsin.network.cut import check_graph
 from opsin.network.model import Model
 from opsin.objectives.objective import Objective
 from opsin.optimise.recipe import Recipe
@@ -52,7 +53,7 @@ def ascend(
     bits as without the break. L-BFGS may leave [0, 1]; the score is that of the clipped pictures.
 
     Raises `InputError` where the score does not depend on the image, `NetworkError` where it is no longer a
-    number.
+    number or the network's own code cuts the graph.
     """
     ascent = _Ascent(model, objective, start, recipe)
     if state:
@@ -213,6 +214,7 @@ def _each_tile(model: Model, objective: Objective, images: Tensor, tile: int) ->
 def _signal(model: Model, objective: Objective, images: Tensor) -> tuple[Tensor, Tensor]:
     """The scores (n,) and their gradient in the images."""
     run = model.run(images, objective.layers, start="image")
+    check_graph(model, run, objective.layers)
     scores = objective.score(run)
     signal = None
     if scores.requires_grad:

@@ -118,6 +118,8 @@ def _take(
     name, model = parameter.name, given["model"]
     value, role = given[name], parameter.arg.role
     if role == "target":
+        if value is None and not parameter.required:
+            value = inspect.signature(inspect.unwrap(about.run)).parameters[name].default
         value = resolve(value, model, len(given["images"]) if about.takes_images else None)
         arguments[name] = value.name
     elif role == "layer":

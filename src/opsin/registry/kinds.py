@@ -96,7 +96,7 @@ def parameter_of(parameter: inspect.Parameter) -> Parameter:
     kind, arg = get_args(parameter.annotation)[:2]  # every setting is Annotated[type, Arg]
     default = parameter.default
     if arg.role == "target" and default is not inspect.Parameter.empty:
-        default = None  # each image's predicted class
+        default = None  # the technique's own: each image's predicted class, or strongest unit
     return Parameter(parameter.name, kind, default, arg)
 
 

@@ -14,6 +14,8 @@ from opsin.registry.kinds import Arg, Target
 from opsin.registry.technique import technique
 from opsin.results.heatmap import Heatmap
 
+SQUARES = 7  # side by side along the shorter side: 32 pixels each in a photo of 224
+
 
 @technique(
     paper="Zeiler, Fergus: Visualizing and Understanding Convolutional Networks, 2013 (arXiv:1311.2901), 4.2",
@@ -24,8 +26,13 @@ def occlusion(
     model: Model,
     images: Float[Tensor, "n 3 h w"],
     target: Target = PREDICTED,
-    patch: Annotated[int, Arg("side of the grey square, pixels", least=1)] = 32,
-    stride: Annotated[int, Arg("step between squares, pixels", least=1)] = 16,
+    patch: Annotated[
+        int | None,
+        Arg("side of the grey square, pixels; by default a seventh of the photo's shorter side", least=1),
+    ] = None,
+    stride: Annotated[
+        int | None, Arg("step between squares, pixels; by default half the square's side", least=1)
+    ] = None,
     fill: Annotated[float, Arg("grey level of the square", least=0, most=1)] = 0.5,
 ) -> Heatmap:
     """The drop of the score when a grey square covers a place, averaged over the squares that cover it.
@@ -35,11 +42,14 @@ def occlusion(
     (absent where the output is not (n, classes)). `values` hold, for each pixel, the mean of D over
     the squares on it. Signed, in units of the score.
 
+    On a photo of 224 pixels the square is 32 wide and moves by 16; at least 1 pixel on the smallest.
     The last row and column of squares reach over the edge where the stride does not divide the rest.
     The predicted class is the one of the whole photo. Raises `InputError` on a patch larger than the
     image, and on a stride larger than the patch, which would leave pixels unseen.
     """
     height, width = images.shape[-2:]
+    patch = max(1, round(min(height, width) / SQUARES)) if patch is None else patch
+    stride = max(1, patch // 2) if stride is None else stride
     if patch > min(height, width):
         raise InputError(f"occlusion: a patch of {patch} pixels is larger than the image, {height}x{width}")
     if stride > patch:

@@ -6,6 +6,7 @@ from opsin.gradients.custom import CustomFunctions
 from opsin.gradients.derivatives import derivative, maps_and_gradient
 from opsin.gradients.maps import weighted_maps
 from opsin.gradients.rules import applied, guided
+from opsin.network.cut import check_graph
 from opsin.network.model import Model
 from opsin.objectives.units import PREDICTED
 from opsin.registry.kinds import Layer, Target
@@ -31,6 +32,7 @@ def guided_grad_cam(
     """
     with CustomFunctions() as custom:
         run = model.run(images, (*target.layers, layer), start="image")
+    check_graph(model, run, target.layers)
     scores = target.score(run)
     plain = derivative(scores, run[layer], target, again=True)
     heat = weighted_maps(*maps_and_gradient(run, layer, plain)).relu()

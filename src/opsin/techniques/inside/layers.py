@@ -8,6 +8,7 @@ from opsin.base.errors import InputError
 from opsin.gradients.derivatives import derivative
 from opsin.network.activations import Activations
 from opsin.network.backward import differentiating
+from opsin.network.cut import check_graph
 from opsin.network.model import Model
 from opsin.network.tracing import Call
 from opsin.objectives.objective import Objective
@@ -67,6 +68,8 @@ def _panels(
         if c.readable and (own[c.layer] or not any(model.network.get_submodule(c.layer).children()))
     ]
     run = model.run(image, ("output", *(call.name for call in shown)), start="image", parameters=True)
+    if not run["output"].requires_grad:
+        check_graph(model, run, ("output",))
     score = target.score(run)
     loss = run["output"].logsumexp(1) - score
     by_class = derivative(score, run["output"], target, again=True)
