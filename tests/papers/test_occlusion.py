@@ -174,3 +174,24 @@ def test_a_small_photo_has_a_map_and_not_one_value():
 def test_the_step_follows_a_square_that_is_named():
     half = opsin.occlusion(MODEL, IMAGES[:1], target=1, patch=6)
     assert torch.equal(half.values, opsin.occlusion(MODEL, IMAGES[:1], target=1, patch=6, stride=3).values)
+
+
+def test_equal_images_with_different_targets_run_through_the_network_once(monkeypatch):
+    """Two targets of one photo, with another photo between: the numbers are those of each alone."""
+    first, second = IMAGES.split(1)
+    seen = []
+    run = opsin.Model.run
+
+    def counted(model, images, *arguments, **settings):
+        seen.append(len(images))
+        return run(model, images, *arguments, **settings)
+
+    monkeypatch.setattr(opsin.Model, "run", counted)
+    together = opsin.occlusion(MODEL, torch.cat([first, second, first]), [0, 1, 2], patch=4, stride=4)
+    squares, seen[:] = sum(seen), []
+    order = enumerate((first, second, first))
+    alone = [opsin.occlusion(MODEL, image, index, patch=4, stride=4) for index, image in order]
+    for index, result in enumerate(alone):
+        torch.testing.assert_close(together.values[index], result.values[0], rtol=1e-12, atol=1e-12)
+        assert torch.equal(together.extras["top_class"][index], result.extras["top_class"][0])
+    assert squares < sum(seen) * 0.8

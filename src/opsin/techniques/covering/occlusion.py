@@ -44,7 +44,8 @@ def occlusion(
 
     On a photo of 224 pixels the square is 32 wide and moves by 16; at least 1 pixel on the smallest.
     The last row and column of squares reach over the edge where the stride does not divide the rest.
-    The predicted class is the one of the whole photo. Raises `InputError` on a patch larger than the
+    The predicted class is the one of the whole photo. Of equal images, which may have different targets, the
+    covered ones run through the network once. Raises `InputError` on a patch larger than the
     image, and on a stride larger than the patch, which would leave pixels unseen.
     """
     height, width = images.shape[-2:]
@@ -61,7 +62,8 @@ def occlusion(
     whole = model.run(images, layers)
     base = target.score(whole)
     way = detour(model, images, layers, patch)
-    batches = [(i, part) for i in range(len(images)) for part in chunks(len(squares), size)]
+    copies = _copies(images)
+    batches = [(i, part) for i in copies for part in chunks(len(squares), size)]
     scores = torch.empty(len(images), len(squares), dtype=torch.promote_types(base.dtype, torch.float32))
     classes = torch.zeros(len(images), len(squares), dtype=torch.long)
     for index, part in steps(batches, len(batches), "occlusion"):
@@ -73,9 +75,10 @@ def occlusion(
             if way
             else model.run(covered, layers)
         )
-        scores[index, part] = target.for_image(whole, index).score(run).cpu()
+        for copy in copies[index]:
+            scores[copy, part] = target.for_image(whole, copy).score(run).cpu()
         if run["output"].ndim == 2:
-            classes[index, part] = run["output"].argmax(1).cpu()
+            classes[copies[index], part] = run["output"].argmax(1).cpu()
     drop = base.cpu()[:, None] - scores
     grid = (len(images), len(tops), len(lefts))
     extras = {"score": scores.view(grid), "drop": drop.view(grid), "top_class": classes.view(grid)}
@@ -83,6 +86,15 @@ def occlusion(
         del extras["top_class"]
     values = _spread(drop, squares, patch, (height, width))
     return Heatmap(values, images, signed=True, overlay=True, extras=extras)
+
+
+def _copies(images: Float[Tensor, "n 3 h w"]) -> dict[int, list[int]]:
+    """For the first of each group of equal images, the whole group."""
+    groups: dict[int, list[int]] = {}
+    for index, image in enumerate(images):
+        first = next((known for known in groups if torch.equal(images[known], image)), index)
+        groups.setdefault(first, []).append(index)
+    return groups
 
 
 def _starts(length: int, patch: int, stride: int) -> list[int]:
