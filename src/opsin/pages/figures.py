@@ -146,9 +146,17 @@ def _map(
         back = webp_uri(colour.heat(values[0][:, *patch], signed=True), PICTURE)
         figures = [
             Figure(
-                technique, target, back, "the unit's patch, projected", False, None, scale, *ends, **about
+                technique,
+                target,
+                back,
+                "the strongest unit, carried back to the pixels",
+                False,
+                None,
+                scale,
+                *ends,
+                **about,
             ),
-            Figure(technique, target, seen, "the same patch of the photo", **about),
+            Figure(technique, target, seen, "the part of the photo that it sees", **about),
         ]
     return figures
 
@@ -194,5 +202,6 @@ def _probe(values: Float[Tensor, "1 c h w"]) -> Probe:
 
 
 def _number(value: float) -> str:
-    """Two digits, with a proper minus."""
-    return f"{value:.2g}".replace("-", "−")
+    """Two digits, or all before the point, with a proper minus."""
+    text = f"{value:.0f}" if 10 <= abs(value) < 1e5 else f"{value:.2g}"
+    return text.replace("-", "−")

@@ -11,7 +11,7 @@ from opsin.results.heatmap import Heatmap
 
 
 @technique(
-    title="Guided backpropagation",
+    title="Guided backprop",
     paper="Springenberg et al.: Striving for Simplicity: The All Convolutional Net, 2015 (arXiv:1412.6806)",
     reading="The details that excite the target: sharp, but hardly specific to it. Compare two targets.",
     cost=3,
