@@ -599,7 +599,9 @@ def test_a_network_for_grey_images_works(name):
 @every
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_a_network_of_half_precision_works_or_says_why_not(name, dtype):
-    settings = towards(name, 1)
+    # few points of a path, and squares that change little, differ by rounding alone
+    steadier = {"integrated_gradients": {"samples": 64}, "occlusion": {"patch": 16, "stride": 8}}
+    settings = towards(name, 1) | steadier.get(name, {})
     expected = run(name, small(), **settings)
     result = outcome(name, fresh(nets.plain(dtype=dtype)), **settings)
     if isinstance(result, opsin.OpsinError):
