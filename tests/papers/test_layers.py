@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import nets
 import opsin
@@ -80,15 +81,25 @@ def test_tiles_limits_what_is_shown_but_not_what_the_caption_tells():
     assert len(found(few, "conv2", "activations")) == 2
     for key, panel in panels(few).items():
         whole = panels(all_of_it)[key]
-        assert panel.caption == whole.caption
+        hidden = len(whole.values) > len(panel.values)
+        shown = f"{len(panel.values)} of {len(whole.values)} shown: " if hidden else ""
+        assert panel.caption == shown + whole.caption
         assert torch.equal(panel.values, whole.values[:2])
+
+
+def test_layers_that_pass_on_what_they_are_given_are_left_out():
+    net = nets.seeded(
+        nn.Sequential(nn.Conv2d(3, 4, 3), nn.Identity(), nn.Dropout(), nn.Flatten(), nn.Linear(16, 2))
+    )
+    shown = opsin.layers(nets.model(net, size=4), nets.images(1, h=4))
+    assert {p.group for p in shown.panels} == {"0 (Conv2d)", "3 (Flatten)", "4 (Linear)"}
 
 
 def test_captions_tell_the_shape_the_extremes_and_the_parameter_count_as_a_product():
     shown = panels(opsin.layers(MODEL, IMAGES[:1], target=0))
     weight, maps = NET.conv2.weight.detach(), reference.forward(NET, reference.array(IMAGES[0]))["conv2"]
     assert shown["conv2 (Conv2d)", "weight"].caption == (
-        f"6×4×3×3 = 216, {weight.min().item():.3g} to {weight.max().item():.3g}"
+        f"9 of 24 shown: 6×4×3×3 = 216, {weight.min().item():.3g} to {weight.max().item():.3g}"
     )
     assert shown["conv2 (Conv2d)", "activations"].caption == f"6×8×8, {maps.min():.3g} to {maps.max():.3g}"
     assert shown["conv2 (Conv2d)", "bias"].caption.startswith("6, ")

@@ -2,7 +2,7 @@ from typing import Annotated
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from opsin.base.errors import InputError
 from opsin.gradients.derivatives import derivative
@@ -18,6 +18,7 @@ from opsin.registry.technique import technique
 from opsin.results.gallery import Gallery, Panel
 
 PARAMETRIZED = "parametrizations."  # what a module's weight is computed from
+IDENTITIES = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
 MAX_MATRIX = 128  # rows and columns of a matrix that fit a page; found by trial
 
 
@@ -39,7 +40,8 @@ def layers(
     the predicted one by default, for each image alone. A panel holds up to `tiles` tiles; shape, least
     and greatest value in its caption are of the whole.
 
-    Layers are the modules that have weights of their own or no modules inside. Raises `InputError` on
+    Layers are the modules that have weights of their own or no modules inside; identities and dropout, which
+    pass on what they are given, are left out. Raises `InputError` on
     a target that is not a class.
     """
     if target.layers != ("output",):
@@ -65,7 +67,9 @@ def _panels(
     shown = [
         c
         for c in model.calls.values()
-        if c.readable and (own[c.layer] or not any(model.network.get_submodule(c.layer).children()))
+        if c.readable
+        and (own[c.layer] or not any(model.network.get_submodule(c.layer).children()))
+        and not isinstance(model.network.get_submodule(c.layer), IDENTITIES)
     ]
     run = model.run(image, ("output", *(call.name for call in shown)), start="image", parameters=True)
     if not run["output"].requires_grad:
@@ -89,7 +93,10 @@ def _panels(
                 if name in source:
                     values = source[name].detach()
                     drawn = _kernels(values) if name != call.name else _maps(values, call, run)
-                    panels.append(Panel(group, title, _caption(values, name != call.name), drawn[:tiles]))
+                    caption = _caption(values, name != call.name)
+                    if len(drawn) > tiles:
+                        caption = f"{tiles} of {len(drawn)} shown: {caption}"
+                    panels.append(Panel(group, title, caption, drawn[:tiles]))
     return panels
 
 
