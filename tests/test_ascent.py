@@ -11,6 +11,7 @@ from opsin.network.shortcuts.pooling import AveragePooling
 from opsin.objectives.features import gram, gram_match
 from opsin.objectives.objective import Objective
 from opsin.objectives.units import channel, each, energy
+from opsin.optimise import ascent
 from opsin.optimise.ascent import ascend
 from opsin.optimise.canvas import Fourier, Pixels
 from opsin.optimise.recipe import Recipe
@@ -184,12 +185,38 @@ def test_a_climb_goes_on_from_its_state_with_the_same_bits(optimiser, canvas):
 
 
 def test_an_exactly_zero_gradient_at_the_start_is_told():
-    dead = nets.chain(conv=nets.conv([[[[1.0]], [[1.0]], [[1.0]]]], [-1000.0]), relu=nn.ReLU())
+    constant = nets.chain(conv=nets.conv([[[[0.0]], [[0.0]], [[0.0]]]], [1.0]), relu=nn.ReLU())
     with pytest.raises(opsin.InputError, match=r"'relu:0' is exactly zero at the start of picture 0"):
-        climb(channel("relu", 0), model=nets.model(dead, labels=None))
+        climb(channel("relu", 0), model=nets.model(constant, labels=None))
     half = each([BRIGHTNESS, 0.0 * BRIGHTNESS])
     with pytest.raises(opsin.InputError, match="start of picture 1"):
         climb(half)
+
+
+def test_a_unit_that_is_off_is_climbed_through_its_closed_rectifier():
+    """A unit that is the sum of the pixels, minus 1000: the gradient is that without the rectifier.
+
+    The second picture's unit fires, so its gradient is its own.
+    """
+    weight = [[[[1.0]], [[2.0]], [[-1.0]]]]
+    off = nets.model(nets.chain(conv=nets.conv(weight, [-1000.0]), relu=nn.ReLU()), labels=None)
+    climbed = climb(channel("relu", 0), model=off, optimiser="gradient", rate=0.01, steps=1)[-1].images()
+    linear = climb(channel("conv", 0), model=off, optimiser="gradient", rate=0.01, steps=1)[-1].images()
+    assert torch.equal(climbed, linear)
+    assert not torch.equal(climbed, IMAGES)
+
+
+def test_a_unit_that_fires_keeps_its_own_gradient_beside_one_that_is_off():
+    """Units at the threshold of brightness: a bright picture fires, a dark one does not."""
+    net = nets.chain(conv=nets.conv([[[[1.0]], [[1.0]], [[1.0]]]], [-1.5]), relu=nn.ReLU())
+    model = nets.model(net, labels=None)
+    images = torch.cat([torch.full((1, 3, 8, 8), 0.1), torch.full((1, 3, 8, 8), 0.9)]).double()
+    images[1, :, 0, 0] = 0.1  # a position of the bright picture that is off has no gradient there
+    scored, signal = ascent._signal(model, channel("relu", 0), images)
+    assert scored[0] == 0
+    assert signal[0].all()
+    assert signal[1, :, 0, 0].eq(0).all()
+    assert signal[1, :, 1:].all()
 
 
 def test_a_score_without_the_image_is_told():

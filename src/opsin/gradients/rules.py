@@ -42,6 +42,7 @@ class Rule:
 
 deconvnet = Rule("deconvnet", torch.relu, gated=False)
 guided = Rule("guided", torch.relu, gated=True)
+passing = Rule("passing", lambda signal: signal, gated=False)  # as if every rectifier were open
 
 # nodes that hide operations, possibly rectifiers, from the graph
 OPAQUE = ("CompiledFunction", "CheckpointFunction", "torch::jit")

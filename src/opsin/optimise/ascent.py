@@ -12,7 +12,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from opsin.base.errors import InputError, NetworkError
+from opsin.base.job import note, within
 from opsin.base.trail import DAMAGED
+from opsin.gradients.rules import applied, passing
 from opsin.network.backward import differentiating
 from opsin.network.cut import check_graph
 from opsin.network.model import Model
@@ -222,7 +224,26 @@ def _signal(model: Model, objective: Objective, images: Tensor) -> tuple[Tensor,
             (signal,) = torch.autograd.grad(scores.sum(), run["image"], allow_unused=True)
     if signal is None:
         raise InputError(f"{objective.name!r} does not depend on the image")
+    off = (signal == 0).flatten(1).all(1)
+    if off.any():
+        signal[off] = _through_closed_rectifiers(model, objective, images)[off]
     return scores.detach(), signal
+
+
+def _through_closed_rectifiers(model: Model, objective: Objective, images: Tensor) -> Tensor:
+    """The gradient as if every rectifier were open, for units that are off: zero where there is none."""
+    run = model.run(images, objective.layers, start="image")
+    roots = [run[name] for name in objective.layers if run[name].grad_fn is not None]
+    try:
+        with within(notes=[]), applied(passing, roots), differentiating():
+            (signal,) = torch.autograd.grad(objective.score(run).sum(), run["image"])
+    except NetworkError:  # there are no rectifiers, or they are hidden
+        return torch.zeros_like(images)
+    note(
+        f"while {objective.name!r} was off, with a gradient of exactly zero, the gradient was passed through "
+        "closed rectifiers"
+    )
+    return signal
 
 
 def _check(objective: Objective, gradient: Tensor) -> None:
