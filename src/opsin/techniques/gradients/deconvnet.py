@@ -25,7 +25,7 @@ from opsin.results.heatmap import Heatmap
     title="Deconvnet",
     paper="Zeiler, Fergus: Visualizing and Understanding Convolutional Networks, 2013 (arXiv:1311.2901)",
     reading="What in the photo made the unit fire: its activation, carried back to the pixels.",
-    cost=30,
+    cost=20,
 )
 def deconvnet(
     model: Model,
