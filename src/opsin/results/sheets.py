@@ -13,7 +13,6 @@ GAP = 14
 TEXT, LINE = 13, 18  # the height of letters, and from line to line
 READ = 1000  # letters of a text that are looked at
 LETTER = 7  # the width of a letter, on average
-COLOURS = 256  # of a sheet: a colour scale has no more, and the file is a third as large
 GROUND, INK, SOFT = "white", "#1c1b1a", "#66625c"
 
 
@@ -35,7 +34,7 @@ def sheet(cells: Sequence[tuple[str, str, Image.Image]]) -> Image.Image:
             pen.text((left, top + LINE), drawable(fitting(caption, letters)), SOFT, font)
             drawn.paste(picture, (left, top + 2 * LINE))
         top += height + GAP
-    return drawn.quantize(COLOURS, Image.Quantize.MAXCOVERAGE)
+    return drawn
 
 
 def drawable(text: str) -> str:
