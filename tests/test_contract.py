@@ -240,6 +240,9 @@ def test_the_record_names_what_was_explained_on_each_image(name, target):
     if isinstance(result, opsin.OpsinError):
         assert name in {"cam", "layers", "deconvnet"}  # which say that they explain no such target
         return
+    if name == "deconvnet" and target is None:  # whose own target is the strongest unit
+        assert all(scored.name.startswith("relu2:") for scored in result.record.targets)
+        return
     net, normed = (
         nets.plain(),
         (photos() - torch.tensor(nets.MEAN).view(-1, 1, 1)) / torch.tensor(nets.STD).view(-1, 1, 1),
