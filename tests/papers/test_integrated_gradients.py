@@ -207,3 +207,12 @@ def test_a_score_that_jumps_ends_with_a_caution():
     result = opsin.integrated_gradients(model, torch.full((1, 3, 8, 8), 0.6, dtype=torch.float64), target=0)
     assert any("the values sum to 0.6, the score rises by 1.6" in line for line in result.record.notes)
     assert int(result.extras["points"]) < 256
+
+
+def test_a_network_of_half_precision_ends_where_its_rounding_begins():
+    for dtype in (torch.bfloat16, torch.float16):
+        model = nets.model(nets.plain(dtype=dtype))
+        half = opsin.integrated_gradients(model, IMAGES, target=3)
+        assert (half.extras["points"] < 256).all()
+        expected = opsin.integrated_gradients(MODEL, IMAGES, target=3).values
+        assert (half.values.double() - expected).norm() < 0.2 * expected.norm()

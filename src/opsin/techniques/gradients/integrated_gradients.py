@@ -23,8 +23,9 @@ HALVED = 0.8  # of that sum: the parts of the path that are halved hold so much 
 # Of the path: here the gradient at its beginning is taken. On the baseline itself all pixels are equal, and
 # what a max pool passes back hangs on rounding.
 NEAR = 1e-4
+FAR = 8  # roundings of the network's numbers: at least so far along it is (1/16 of the path in bfloat16)
 NARROWEST = 1e-6  # of the path: a score that jumps within a part as short has no gradient to account for it
-ROUNDING = 1e-5  # of the largest score: errors below are rounding
+ROUNDING = 1e-5  # of the largest score, in single precision: errors below are rounding
 
 
 @technique(
@@ -113,7 +114,9 @@ class _Path:
 
     def measure(self, shares: list[float]) -> None:
         """Take the score and its gradient at some points, in one forward and one backward."""
-        share = torch.tensor(shares, dtype=torch.float64).clamp(min=NEAR).to(self.way).view(-1, 1, 1, 1)
+        near = max(NEAR, FAR * torch.finfo(self.model.dtype).eps)
+        share = torch.tensor([value or near for value in shares], dtype=torch.float64)
+        share = share.to(self.way).view(-1, 1, 1, 1)
         target = each([self.target] * len(shares))
         scores, gradients = scores_and_gradient(self.model, self.start + share * self.way, target)
         slopes = (gradients * self.way).double().sum((1, 2, 3))
@@ -153,9 +156,11 @@ class _Path:
         errors = list(self.errors().values())
         whole, parts = abs(sum(errors)), sum(map(abs, errors))
         rise = self.points[1.0].score - self.points[0.0].score
-        rounding = ROUNDING * max(abs(point.score) for point in self.points.values())
+        precision = max(ROUNDING, torch.finfo(self.model.dtype).eps)
+        rounding = precision * max(abs(point.score) for point in self.points.values())
         if not isfinite(parts) or (
-            whole <= max(WHOLE * abs(rise), rounding) and parts <= max(PARTS * abs(rise), rounding)
+            whole <= max(WHOLE * abs(rise), rounding)
+            and parts <= max(PARTS * abs(rise), rounding * len(errors))
         ):
             return ""
         off, together = (f"{e / abs(rise):.1%}" if rise else f"{e:.3g}" for e in (whole, parts))
