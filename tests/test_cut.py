@@ -184,3 +184,33 @@ def test_zeros_are_still_called_zeros():
     net.fc.weight.data.zero_()
     with pytest.raises(opsin.NetworkError, match="an untrained classifier of zeros"):
         _ = nets.model(net).default_layer
+
+
+class Doubled(torch.autograd.Function):
+    """Whose forward runs without a graph, and whose result has one."""
+
+    @staticmethod
+    def forward(_context, x: Tensor) -> Tensor:
+        return 2 * x
+
+    @staticmethod
+    def backward(_context, signal: Tensor) -> Tensor:
+        return 2 * signal
+
+
+def test_a_custom_function_is_not_taken_for_the_cut_behind_it():
+    def behind_a_custom_function(parts, x):
+        return rest(parts, begin(parts, Doubled.apply(x)).detach())
+
+    with pytest.raises(opsin.NetworkError, match=r"calls \.detach\(\); the first layer .* 'parts\.pool'"):
+        run("saliency", behind_a_custom_function, target=1)
+
+
+def test_what_inference_mode_overwrites_is_captured_before():
+    def in_place(parts, x):
+        with torch.inference_mode():
+            return rest(parts, F.relu(parts.conv1(x), inplace=True))
+
+    expected = nets.model(nets.plain()).run(IMAGES, ("conv1",))["conv1"]
+    assert torch.equal(model(in_place).run(IMAGES, ("parts.conv1", "output"))["parts.conv1"], expected)
+    assert (expected < 0).any()

@@ -2,9 +2,10 @@ import pytest
 import torch
 from torch import nn
 
+import nets
 import opsin
 from nets import model as tiny_model
-from opsin.network.regions import receptive_fields
+from opsin.network.regions import fields, fields_of, receptive_fields
 
 
 class Branches(nn.Module):
@@ -60,3 +61,49 @@ def test_fields_are_the_support_of_the_gradient(name, layer):
     field = fields[layer]
     assert (int(rows.min()), int(rows.max()) + 1) == (field.top, field.bottom)
     assert (int(columns.min()), int(columns.max()) + 1) == (field.left, field.right)
+
+
+def hidden_by_a_rectifier():
+    """No unit fires, so that the gradient reaches nothing."""
+    conv = nets.conv([[[[1.0] * 5] * 3] * 3], [-1000.0], padding=(1, 2))
+    return nets.chain(conv=conv, relu=nn.ReLU())
+
+
+def hidden_by_a_max_pool():
+    """The gradient reaches one pixel of each window of 4 x 4."""
+    return nets.chain(pool=nn.MaxPool2d(4, 2), conv=nets.conv([[[[1.0]], [[1.0]], [[1.0]]]]))
+
+
+def hidden_by_a_wide_sum():
+    """Every unit sees the mean of the photo, through a function that drops NaN."""
+
+    class Sum(nn.Module):
+        def forward(self, x):
+            return x[:, :1] + x.mean((1, 2, 3), keepdim=True).detach().nan_to_num() + Dropping.apply(x)
+
+    return nets.chain(sum=Sum())
+
+
+class Dropping(torch.autograd.Function):
+    """The mean of a photo, without what is not a number."""
+
+    @staticmethod
+    def forward(_context, x):
+        _context.shape = x.shape
+        return x.nan_to_num().mean((1, 2, 3), keepdim=True)
+
+    @staticmethod
+    def backward(context, signal):
+        return signal.expand(context.shape) / signal[0].numel()
+
+
+@pytest.mark.parametrize("net", [hidden_by_a_rectifier, hidden_by_a_max_pool, hidden_by_a_wide_sum])
+def test_fields_of_some_units_are_those_of_all_units_whatever_the_gradient_shows(net):
+    model = tiny_model(net(), size=12)
+    layer = next(reversed(model.calls))
+    every = fields(model, layer)
+    height, width = len(every.rows), len(every.columns)
+    units = [(0, 0), (height // 2, width // 2), (height - 1, width - 1), (0, width - 1)]
+    assert fields_of(model, layer, units, (12, 12)) == {unit: every.at(*unit) for unit in units}
+    whole = net is hidden_by_a_wide_sum
+    assert (every.at(0, 0).size == (12, 12)) is whole

@@ -216,3 +216,15 @@ def test_a_network_of_half_precision_ends_where_its_rounding_begins():
         assert (half.extras["points"] < 256).all()
         expected = opsin.integrated_gradients(MODEL, IMAGES, target=3).values
         assert (half.values.double() - expected).norm() < 0.2 * expected.norm()
+
+
+def test_a_score_that_changes_by_rounding_alone_is_not_followed():
+    class Still(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return 100 + 1e-5 * x.mean((2, 3))
+
+    net = nets.chain(still=Still()).float()
+    model = nets.model(net, mean=[0.0] * 3, std=[1.0] * 3, labels=None, size=8)
+    result = opsin.integrated_gradients(model, nets.images(1, 8, dtype=torch.float32), target=0)
+    assert result.extras["points"].tolist() == [17]
+    assert not any("points" in line for line in result.record.notes)
