@@ -76,7 +76,7 @@ def test_kinds_are_told_by_the_features_that_classes_rest_on():
 
 
 def test_several_targets_stand_side_by_side_and_are_named_on_every_card(model, photo):
-    for target in ("blue dog; fish", ["blue dog", "fish"], [1, 4]):
+    for target in ("blue dog; fish", ["blue dog; fish"], ["blue dog", "fish"], [1, 4]):
         report = opsin.explain(model, photo, target=target, techniques=FAST)
         (view,) = report.sections[0].views
         assert [t.name for t in view.targets] == ["blue dog", "fish"]
@@ -149,6 +149,19 @@ def test_values_under_the_pointer_are_those_of_the_map(model, photo):
     values = view.answers[0].result.values[0, 0]
     shown = figure.probe.low + (figure.probe.high - figure.probe.low) * grey / 255
     torch.testing.assert_close(shown, values, rtol=0, atol=(figure.probe.high - figure.probe.low) / 400)
+
+
+def test_a_caution_stands_on_the_card_of_its_own_target(photo):
+    """The first class has weights of zero only, so that its map alone is zero."""
+    net = nets.plain().float()
+    with torch.no_grad():
+        net.fc.weight[0] = 0
+    model = opsin.Model(net, mean=[0.5] * 3, std=[0.25] * 3, size=24, labels=LABELS)
+    report = opsin.explain(model, photo, target=["red cat", "fish"], techniques="hires_cam")
+    view = report.sections[0].views[0]
+    dead, alive = (figures(view.answers[0], index, view, "")[0] for index in (0, 1))
+    assert "the map is zero everywhere for this target" in dead.cautions
+    assert alive.cautions == ()
 
 
 def test_maps_lie_where_the_network_looked(model, photo):
@@ -238,6 +251,15 @@ def test_targets_and_settings_are_given_in_words(here, call):
     assert (code, err) == (0, "")
     record = json.loads(Path("out/photo.png/occlusion/record.json").read_text())["record"]
     assert record["arguments"]["patch"] == 8
+    assert [target["name"] for target in record["targets"]] == ["fish", "blue dog"]
+
+
+@pytest.mark.parametrize("words", [("-t", "fish; blue dog"), ("-t", "fish", "-t", "blue dog; fish")])
+@pytest.mark.parametrize("command", ["explain", "compare"])
+def test_no_target_between_semicolons_is_dropped(here, call, command, words):
+    own = ("photo.png", "-m", "net.py:good", "--technique", "saliency", "-o", "out")
+    assert call(command, *own, *words)[0] == 0
+    record = json.loads(Path("out/photo.png/saliency/record.json").read_text())["record"]
     assert [target["name"] for target in record["targets"]] == ["fish", "blue dog"]
 
 

@@ -1,5 +1,6 @@
 """A result as the page shows it: pictures with their colour scale, and values to hover over."""
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +25,7 @@ OVERLAY = 320  # pixels of the longer side of a map that is laid over a photo
 PICTURE = 320  # of a picture
 PROBED = 56  # rows and columns of values that can be hovered over, at most
 SHEET = 64  # pixels of a layer's tiles on the page
+NAMED = re.compile(r"\bimage (\d+(?:, \d+)*)\b")  # in notes
 MOST_SHOWN = 24  # pictures of one result on the page
 
 
@@ -74,7 +76,7 @@ def figures(answer: Answer, index: int, view: View | None, target: str) -> list[
     """What the page shows of an answer's `index`-th image, a target's."""
     result, technique = answer.result, answer.technique
     assert result.record is not None
-    notes = result.record.notes
+    notes = _of_image(result.record.notes, index, len(answer.targets))
     about: dict[str, Any] = {
         "cautions": tuple(note.removeprefix(CAUTION) for note in notes if note.startswith(CAUTION)),
         "notes": tuple(note for note in notes if not note.startswith(CAUTION)),
@@ -199,6 +201,20 @@ def _probe(values: Float[Tensor, "1 c h w"]) -> Probe:
     low, high = float(single.min()), float(single.max())
     grey = (single[0] - low) / ((high - low) or 1)
     return Probe(data_uri(Image.fromarray((grey * 255).round().byte().numpy())), low, high)
+
+
+def _of_image(notes: tuple[str, ...], index: int, count: int) -> tuple[str, ...]:
+    """The notes that hold for one of several images: those that name other images only are left out.
+
+    A page's images are one photo's targets, so the number of the image is no help to its reader.
+    """
+    kept = []
+    for note in notes:
+        named = NAMED.search(note)
+        numbers = [int(number) for number in named[1].split(", ")] if named else [index]
+        if count <= 1 or index in numbers:
+            kept.append(NAMED.sub("this target" if count > 1 else "the photo", note, count=1))
+    return tuple(kept)
 
 
 def _number(value: float) -> str:

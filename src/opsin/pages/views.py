@@ -1,6 +1,5 @@
 """What the page explains of a photo: targets, for one network and layer."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jaxtyping import Float
@@ -85,11 +84,13 @@ def view(model: Model, photo: Image.Image | Tensor, target: object, layer: str |
 
 def goals_of(target: object, model: Model) -> tuple[Objective, ...]:
     """Each target of a text with semicolons, or of a sequence. Raises `InputError` on an invalid one."""
-    if isinstance(target, str):
-        whole = class_named(target, model.labels or ()) is not None
-        parts: Sequence[object] = [target] if whole else separated(target)
-    else:
-        parts = list(target) if isinstance(target, list | tuple) else [target]
+    several = list(target) if isinstance(target, list | tuple) else [target]
+    parts: list[object] = []
+    for text in several:
+        if isinstance(text, str) and class_named(text, model.labels or ()) is None:
+            parts += separated(text)
+        else:
+            parts.append(text)
     if not parts:
         raise InputError("no target given: name a class, or layer:channel")
     goals = [resolve(part, model) for part in parts]

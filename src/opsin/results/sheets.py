@@ -13,6 +13,7 @@ GAP = 14
 TEXT, LINE = 13, 18  # the height of letters, and from line to line
 READ = 1000  # letters of a text that are looked at
 LETTER = 7  # the width of a letter, on average
+COLOURS = 256  # of a sheet, whose file is then a third as large; shades are off by a few of 255
 GROUND, INK, SOFT = "white", "#1c1b1a", "#66625c"
 
 
@@ -34,7 +35,7 @@ def sheet(cells: Sequence[tuple[str, str, Image.Image]]) -> Image.Image:
             pen.text((left, top + LINE), drawable(fitting(caption, letters)), SOFT, font)
             drawn.paste(picture, (left, top + 2 * LINE))
         top += height + GAP
-    return drawn
+    return drawn.quantize(COLOURS, Image.Quantize.MAXCOVERAGE)
 
 
 def drawable(text: str) -> str:
