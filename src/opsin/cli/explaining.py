@@ -177,8 +177,7 @@ def _page(
             report = run(opened, given)
             report.write_into(fresh, values=values)
     click.echo(Path(folder) / "index.html")
-    if report.asked:
-        failures += [f"{name}: {why}" for name, why in report.left_out]
+    failures += [f"{name}: {why}" for name, why in report.left_out if name in report.asked]
     for failure in failures:
         click.echo(f"opsin: left out: {failure}", err=True)
     if failures:

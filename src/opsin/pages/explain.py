@@ -1,27 +1,26 @@
 """Techniques on photos, side by side for several targets, layers or networks."""
 
-import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from opsin.base.errors import InputError, OpsinError, unknown
+from opsin.base.errors import InputError, unknown
 from opsin.base.headings import headings
 from opsin.base.job import steps
 from opsin.images import tensors
 from opsin.images.photos import Source, as_photo, is_source
 from opsin.network.model import Model
-from opsin.objectives.units import PREDICTED
 from opsin.pages.report import Report, Section
-from opsin.pages.views import Answer, View, goals_of, view
+from opsin.pages.running import Running, Settings, takes_layer
+from opsin.pages.views import View, goals_of, view
 from opsin.registry import catalogue
 from opsin.registry.kinds import Technique
-from opsin.results.result import Result
 
 if TYPE_CHECKING:
     from opsin.collection.store.store import Collection
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
 
 NEAREST = 6  # images of a collection
 COMPARED = ("grad_cam", "hires_cam", "occlusion", "saliency", "guided_backprop", "guided_grad_cam")
-Settings = Mapping[str, Mapping[str, Any]]
 
 
 def explain(
@@ -55,17 +53,9 @@ def explain(
     A technique that does not fit the network or the target is left out, and the report says why. Raises
     `InputError` if no photo can be explained, or if none of the techniques asked for can be run.
     """
-    return compare(
-        model,
-        photos,
-        target=target,
-        layers=layer,
-        techniques=techniques or [name for name, t in catalogue.techniques().items() if not t.expensive],
-        settings=settings,
-        names=names,
-        collection=collection,
-        _asked=bool(techniques),
-    )
+    cheap = [name for name, technique in catalogue.techniques().items() if not technique.expensive]
+    asked = bool(techniques)
+    return _report([model], photos, target, layer, techniques or cheap, asked, settings, names, collection)
 
 
 def compare(
@@ -77,141 +67,109 @@ def compare(
     techniques: str | Sequence[str] | None = None,
     settings: Settings | None = None,
     names: Sequence[str] | None = None,
-    collection: "Collection | str | Path | None" = None,
-    _asked: bool = True,
 ) -> Report:
     """The same techniques on each photo for several networks, layers or targets, side by side.
 
-    Every network is asked at every layer for every target. The techniques are by default those of `COMPARED`;
-    the other arguments and errors are those of `explain`.
+    Every network is asked at every layer for every target; techniques that read no layer once for each
+    network. Without a `target`, networks with the same class names are asked for the classes that `explain`
+    would show of the first one. The techniques are by default those of `COMPARED`; the other arguments and
+    errors are those of `explain`.
     """
     several = [models] if isinstance(models, Model) else list(models)
-    if not several or not all(isinstance(model, Model) for model in several):
-        raise InputError(f"pass an opsin.Model first, not {type(models).__name__}: see opsin.load")
-    chosen = _chosen(COMPARED if techniques is None else techniques, settings or {}, target)
+    asked = techniques is not None
+    return _report(several, photos, target, layers, techniques or COMPARED, asked, settings, names, None)
+
+
+def _report(
+    models: Sequence[Model],
+    photos: Float[Tensor, "n 3 h w"] | Source | Sequence[Source],
+    target: object,
+    layers: str | Sequence[str] | None,
+    techniques: str | Sequence[str],
+    asked: bool,
+    settings: Settings | None,
+    names: Sequence[str] | None,
+    collection: "Collection | str | Path | None",
+) -> Report:
+    """The answers of techniques, `asked` for or not, on every photo for every network and layer."""
+    if not models or not all(isinstance(model, Model) for model in models):
+        kinds = ", ".join(type(model).__name__ for model in models) or "none"
+        raise InputError(f"pass an opsin.Model first, not {kinds}: see opsin.load")
+    running = Running(settings or {})
+    chosen = _chosen(techniques, running, target)
     shown = _photos(photos)
     titles = headings(names or [f"photo {i}" for i in range(len(shown))])
     if len(titles) != len(shown):
         raise InputError(f"{len(titles)} names for {len(shown)} photos")
     at = [layers] if layers is None or isinstance(layers, str) else list(dict.fromkeys(layers))
-    if target is not None:
-        for model in several:
-            goals_of(target, model)  # once, so that an invalid target fails here
+    for model in models if target is not None else ():
+        goals_of(target, model)  # once, so that an invalid target fails here
     if collection is not None:
         from opsin.collection.store.store import opened  # noqa: PLC0415 (slow, and only needed for a collection)
 
-        opened(collection).check(several[0])
-    running = _Running(settings or {}, _asked and techniques is not None)
-    sections = []
-    work = [(index, model, layer) for index in range(len(shown)) for model in several for layer in at]
-    views: dict[int, list[View]] = {index: [] for index in range(len(shown))}
-    total = len(work) * len(chosen)
+        opened(collection).check(models[0])
+    on_photos = [technique for technique in chosen if technique.takes_images]
+    total = len(shown) * len(models) * len(at) * len(on_photos)
     ticks = iter(steps(range(total), total, "techniques"))
-    for index, model, layer in work:
-        seen = view(model, shown[index], target, layer)
-        answers = []
-        for technique in chosen:
-            next(ticks)
-            if technique.takes_images:
-                answers += running.answers(technique, seen)
-        views[index].append(replace(seen, answers=tuple(answers)))
-    for index, title in enumerate(titles):
-        near: tuple[Shot, ...] = ()
-        if collection is not None:
-            near = _nearest(several[0], collection, views[index][0].image, title)
-        sections.append(Section(title, shown[index], tuple(views[index]), near))
+    sections = []
+    for title, photo in zip(titles, shown, strict=True):
+        views: list[View] = []
+        for model, layer in product(models, at):
+            seen = view(model, photo, target if target is not None else _same_classes(model, views), layer)
+            answers = []
+            for technique in on_photos:
+                next(ticks)
+                if layer == at[0] or takes_layer(technique):
+                    answers += running.answers(technique, seen)
+            views.append(replace(seen, answers=tuple(answers)))
+        near = () if collection is None else _nearest(models[0], collection, views[0].image, title)
+        sections.append(Section(title, photo, tuple(views), near))
     general = [
         (technique, result)
-        for technique in chosen
-        if not technique.takes_images
-        for model in several
-        if (result := running.general(technique, model, target)) is not None
+        for technique, model in product(chosen, models)
+        if not technique.takes_images and (result := running.general(technique, model, target)) is not None
     ]
-    running.check([answer for section in sections for v in section.views for answer in v.answers], general)
-    return Report(tuple(sections), tuple(general), tuple(running.left_out.items()), running.asked)
+    if running.left_out and not general and not any(v.answers for s in sections for v in s.views):
+        raise InputError("; ".join(dict.fromkeys(running.left_out.values())))
+    wanted = [techniques] if isinstance(techniques, str) else list(techniques) if asked else []
+    named = frozenset({*wanted, *running.settings})
+    return Report(tuple(sections), tuple(general), tuple(running.left_out.items()), named)
 
 
-class _Running:
-    """Runs techniques on views; `left_out` says of each that did not fit why."""
-
-    def __init__(self, settings: Settings, asked: bool) -> None:
-        self.settings = settings
-        self.asked = asked
-        self.left_out: dict[str, str] = {}
-
-    def answers(self, technique: Technique, seen: View) -> list[Answer]:
-        """The technique's results on a view: one for all targets, where it takes images one by one."""
-        parameters = technique.parameters
-        given: dict[str, Any] = dict(self.settings.get(technique.name, {}))
-        if seen.layer is not None and any(p.arg.role == "layer" for p in parameters.values()):
-            given["layer"] = seen.layer
-        if "target" not in parameters or "target" in given or _has_own_target(technique, seen):
-            result = self._run(technique, seen.model, seen.image, given)
-            return [] if result is None else [Answer(technique, result)]
-        if technique.name == "layers":
-            result = self._run(technique, seen.model, seen.image, given | {"target": seen.goals[0]})
-            return [] if result is None else [Answer(technique, result)]
-        if technique.photos == "each" and not technique.iterative:
-            count = len(seen.goals)
-            goals = list(seen.goals) if count > 1 else seen.goals[0]
-            images = seen.image.expand(count, -1, -1, -1).contiguous()
-            result = self._run(technique, seen.model, images, given | {"target": goals})
-            return [] if result is None else [Answer(technique, result, tuple(range(count)))]
-        results = [self._run(technique, seen.model, seen.image, given | {"target": g}) for g in seen.goals]
-        return [Answer(technique, r, (i,)) for i, r in enumerate(results) if r is not None]
-
-    def general(self, technique: Technique, model: Model, target: object) -> Result | None:
-        """The result of a technique that takes no photo."""
-        given = dict(self.settings.get(technique.name, {}))
-        if "target" in technique.parameters and target is not None:
-            given.setdefault("target", target)
-        return self._run(technique, model, None, given)
-
-    def _run(
-        self, technique: Technique, model: Model, images: Tensor | None, given: dict[str, Any]
-    ) -> Result | None:
-        try:
-            return technique.run(model, *([] if images is None else [images]), **given)  # type: ignore[no-any-return]
-        except OpsinError as error:
-            self.left_out.setdefault(technique.name, str(error))
-            return None
-
-    def check(self, answers: Sequence[Answer], general: Sequence[Any]) -> None:
-        """Raise `InputError` if nothing could be run."""
-        if not answers and not general and self.left_out:
-            raise InputError("; ".join(dict.fromkeys(self.left_out.values())))
+def _same_classes(model: Model, views: Sequence[View]) -> list[int] | None:
+    """The classes that the first network is asked for, if this one has the same class names."""
+    classes = [goal.class_index for goal in views[0].goals] if views else []
+    if not classes or model.labels is None or model.labels != views[0].model.labels:
+        return None
+    return [index for index in classes if index is not None] or None
 
 
-def _has_own_target(technique: Technique, seen: View) -> bool:
-    """Whether its default target is better than a class: the strongest unit, for deconvnet."""
-    default = inspect.signature(technique.run.__wrapped__).parameters["target"].default  # type: ignore[attr-defined]
-    return (
-        default is not inspect.Parameter.empty
-        and default is not PREDICTED
-        and all("output" in goal.layers for goal in seen.goals)
-    )
+def _chosen(names: str | Sequence[str], running: Running, target: object) -> list[Technique]:
+    """The techniques to run; of one that needs more than photos it is said why it is left out.
 
-
-def _chosen(names: str | Sequence[str], settings: Settings, target: object) -> list[Technique]:
-    """The techniques to run. Raises `InputError` on unknown ones, and on one that needs more than photos."""
+    Raises `InputError` on unknown techniques and settings.
+    """
     asked = [names] if isinstance(names, str) else list(dict.fromkeys(names))
     chosen = [catalogue.get(name) for name in asked]
-    for name, given in settings.items():
+    for name, given in running.settings.items():
         technique = catalogue.get(name)
         if technique not in chosen:
             raise InputError(f"settings for {name}, which is not among the techniques: {', '.join(asked)}")
         for key in given:
             if key not in technique.parameters:
                 raise unknown(f"setting of {name}", key, technique.parameters)
+    fitting = []
     for technique in chosen:
-        required = [p for p in technique.parameters.values() if p.required]
-        known = settings.get(technique.name, {})
-        missing = [
-            p.name for p in required if p.name not in known and (p.arg.role != "target" or target is None)
-        ]
+        known = running.settings.get(technique.name, {})
+        required = [p for p in technique.parameters.values() if p.required and p.name not in known]
+        missing = [p.name for p in required if p.arg.role != "target" or target is None]
         if missing:
-            raise InputError(f"{technique.name} needs a {missing[0]}: use `opsin {technique.name}`")
-    return chosen
+            running.left_out[technique.name] = (
+                f"{technique.name} needs a {missing[0]}: use `opsin {technique.name}`"
+            )
+        else:
+            fitting.append(technique)
+    return fitting
 
 
 def _photos(photos: Tensor | Source | Sequence[Source]) -> list[Image.Image | Tensor]:

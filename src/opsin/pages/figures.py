@@ -60,6 +60,7 @@ class Figure:
     cautions: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
+    goal: str = ""  # the target's own name, without what distinguishes the column
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,11 @@ def figures(answer: Answer, index: int, view: View | None, target: str) -> list[
     about: dict[str, Any] = {
         "cautions": tuple(note.removeprefix(CAUTION) for note in notes if note.startswith(CAUTION)),
         "notes": tuple(note for note in notes if not note.startswith(CAUTION)),
-        "settings": {k: v for k, v in result.record.arguments.items() if k not in ("images", "target")},
+        "settings": {
+            name: value
+            for name, value in result.record.arguments.items()
+            if name not in ("images", "target") and value is not None
+        },
     }
     if isinstance(result, Heatmap):
         names = result.record.targets

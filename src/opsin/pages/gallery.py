@@ -80,7 +80,7 @@ def gallery(folder: str | Path) -> Path:
             groups=groups,
             count=len(known),
             networks=list(dict.fromkeys(technique.network for technique in known.values())),
-            photos=[("sample", webp_uri(colour.photo(fit(_photo("grad_cam"), model(None))), SIDE), "1 / 1")],
+            photos=[("sample", webp_uri(colour.photo(fit(_photo("grad_cam"), model(None))), SIDE), 1, 1)],
             scales=colour.SCALES,
         )
         about = {"kind": "Gallery page", "techniques": list(known)}

@@ -1,6 +1,6 @@
 """What `explain` and `compare` found, as a page and as files."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +14,16 @@ from opsin.base.records import ScoredTarget, as_json
 from opsin.base.slugs import slug, stems
 from opsin.images import colour
 from opsin.pages.figures import Figure, figures, tree
+from opsin.pages.running import WHOLE, takes_layer
 from opsin.pages.teaching import STRIP, arranged
 from opsin.pages.views import Answer, View
 from opsin.registry import catalogue
 from opsin.registry.kinds import Technique
+from opsin.results.cells import scored
+from opsin.results.describing import LONGEST
 from opsin.results.html import escaped, page, webp_uri
 from opsin.results.result import Result
+from opsin.results.sheets import fitting
 
 if TYPE_CHECKING:
     from opsin.results.findings import Shot
@@ -41,66 +45,80 @@ class Section:
         """The whole photo."""
         return colour.photo(self.photo[0]) if isinstance(self.photo, Tensor) else self.photo
 
-    def title(self, view: View, index: int) -> str:
-        """What distinguishes a target of a view from the others of the photo."""
+    def columns(self) -> list[tuple[View, int]]:
+        """Every target of every view: what stands side by side."""
+        return [(view, index) for view in self.views for index in range(len(view.targets))]
+
+    def networks(self) -> list[View]:
+        """The first view of each network."""
+        return list({view.model.name: view for view in reversed(self.views)}.values())[::-1]
+
+    def title(self, view: View, index: int, technique: Technique | None = None) -> str:
+        """What distinguishes a target of a view from the others of the photo, for a technique."""
         parts = [view.targets[index].name]
-        if len({v.layer for v in self.views}) > 1:
-            parts.append(view.layer or view.model.default_layer)
-        if len({v.model.name for v in self.views}) > 1:
+        if len({v.layer for v in self.views}) > 1 and (technique is None or takes_layer(technique)):
+            parts.append(view.maps_from)
+        if len(self.networks()) > 1:
             parts.append(view.model.name)
         return ", ".join(parts)
 
     def parts(self) -> list[dict[str, Any]]:
-        """The parts of the page, each with a row of figures for every target of every view."""
+        """The parts of the page: for every technique a group of figures, one for each column that it has."""
         known = {answer.technique.name: answer.technique for v in self.views for answer in v.answers}
         parts = []
         for part, techniques in arranged(known.values()):
-            rows, names = [], [t.name for t in techniques if t.name != "layers"]
-            for view in self.views:
-                own = {(a.technique.name, i): (a, n) for a in view.answers for n, i in enumerate(a.targets)}
-                for index, target in enumerate(view.targets):
-                    cards = [
-                        card
-                        for name in names
-                        if (name, index) in own
-                        for card in figures(*own[name, index], view, self.title(view, index))
-                    ]
-                    if cards:
-                        rows.append({"title": self.title(view, index), "target": target, "cards": cards})
-                shared = [
-                    a for name in names for a in view.answers if a.technique.name == name and not a.targets
-                ]
-                cards = [
-                    card for a in shared for n in range(_count(a.result)) for card in figures(a, n, view, "")
-                ]
-                if cards:
-                    rows.append({"title": "", "target": None, "cards": cards})
-            trees = [tree(a.result) for v in self.views for a in v.answers if a.technique.name == "layers"]
-            parts.append({"part": part, "rows": rows, "trees": trees if "inside" in part.folders else []})
+            groups = [group for t in techniques if t.name != WHOLE for group in self._groups(t)]
+            trees = [tree(a.result) for v in self.views for a in v.answers if a.technique.name == WHOLE]
+            parts.append({"part": part, "groups": groups, "trees": trees if "inside" in part.folders else []})
         return parts
+
+    def _groups(self, technique: Technique) -> list[list[Figure]]:
+        """The figures of a technique: those of targets side by side, then those that hold for all targets."""
+        groups: list[list[Figure]] = []
+        beside: list[Figure] = []
+        for view, answer in [(v, a) for v in self.views for a in v.answers if a.technique is technique]:
+            for number, index in enumerate(answer.targets):
+                cards = figures(answer, number, view, self.title(view, index, technique))
+                beside += [replace(card, goal=view.targets[index].name) for card in cards]
+            if not answer.targets:
+                groups += [figures(answer, n, view, "") for n in range(_count(answer.result))]
+        return [beside, *groups] if beside else groups
 
     def strip(self) -> list[Figure]:
         """The first answers, beside the photo at the top."""
         view = self.views[0]
+        by_name = {answer.technique.name: answer for answer in reversed(view.answers)}
         cards: list[Figure] = []
-        for name in STRIP:
-            for answer in view.answers:
-                if answer.technique.name == name:
-                    cards += figures(answer, 0, view, self.title(view, 0) if answer.targets else "")
+        for answer in (by_name[name] for name in STRIP if name in by_name):
+            title = self.title(view, answer.targets[0], answer.technique) if answer.targets else ""
+            cards += figures(answer, 0, view, title)
         return cards
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Report:
     """What was found: a section per photo, and results that are the same for every photo.
 
-    `left_out` says of each technique that did not fit why; `asked` whether the techniques had been named.
+    `left_out` says of each technique that did not fit why; `asked` are those that had been named.
     """
 
     sections: tuple[Section, ...]
     general: tuple[tuple[Technique, Result], ...]
     left_out: tuple[tuple[str, str], ...]
-    asked: bool = False
+    asked: frozenset[str] = frozenset()
+
+    def __repr__(self) -> str:
+        photos = ", ".join(section.name for section in self.sections)
+        targets = dict.fromkeys(scored(t) for s in self.sections for v in s.views for t in v.targets)
+        techniques = dict.fromkeys(
+            a.technique.name for s in self.sections for v in s.views for a in v.answers
+        )
+        techniques |= dict.fromkeys(technique.name for technique, _ in self.general)
+        lines = [f"Report: {photos} on {', '.join(model.name for model in self.models)}"]
+        lines += [f"  targets:    {'; '.join(targets)}", f"  techniques: {', '.join(techniques)}"]
+        if self.left_out:
+            lines.append(f"  left out:   {', '.join(name for name, _ in self.left_out)}")
+        return "\n".join(fitting(line, LONGEST) for line in [*lines, "  .save(folder) writes the page"])
 
     @property
     def models(self) -> list[Any]:
@@ -161,7 +179,13 @@ class Report:
         run = {a.technique.name for s in self.sections for v in s.views for a in v.answers}
         more = [t for t in catalogue.techniques().values() if t.expensive and t.name not in run]
         return page(
-            "explain.html", report=self, photo=_photo, general=general, more=more, scales=colour.SCALES
+            "explain.html",
+            report=self,
+            photos=[(i, webp_uri(s.picture, SIDE), *s.picture.size) for i, s in enumerate(self.sections, 1)],
+            general=general,
+            more=more,
+            scales=colour.SCALES,
+            share=share,
         )
 
     def _repr_html_(self) -> str:
@@ -172,8 +196,10 @@ def _plain(target: ScoredTarget) -> dict[str, Any]:
     return {"name": target.name, "score": target.score, "probability": target.probability}
 
 
-def _photo(section: Section) -> str:
-    return webp_uri(section.picture, SIDE)
+def share(probability: float) -> str:
+    """A probability in per cent; never 0 or 100, which no softmax gives."""
+    percent = 100 * probability
+    return "< 0.1 %" if percent < 0.05 else "> 99.9 %" if percent > 99.95 else f"{percent:.1f} %"
 
 
 def _count(result: Result) -> int:

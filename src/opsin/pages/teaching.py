@@ -27,9 +27,10 @@ PARTS = (
     ),
     Part(
         "Which details?",
-        "Three rules for going back through a rectifier, next to each other. The gradient passes where the "
-        "rectifier was open on the way up; deconvnet passes what is positive on the way back; guided "
-        "backpropagation asks for both: it is the sharpest, and depends least on the class.",
+        "Three rules for going back through a rectifier. The gradient (saliency) passes where the "
+        "rectifier was open on the way up; deconvnet passes what is positive on the way back, and is shown "
+        "for the strongest unit, as in its paper; guided backprop asks for both: it is the sharpest, and "
+        "depends least on the class.",
         (
             "saliency",
             "deconvnet",

@@ -14,6 +14,7 @@ from opsin.images.photos import in_photo
 from opsin.images.tensors import fit
 from opsin.network.finite import origin
 from opsin.network.model import Model
+from opsin.network.predictions import ranked
 from opsin.objectives.objective import Objective
 from opsin.objectives.parsing import class_named, resolve
 from opsin.objectives.units import channel, logit, separated
@@ -39,6 +40,7 @@ class View:
     """A photo as one network sees it, with the targets to explain at one layer, and the answers.
 
     `box` is the part of the photo that the network is shown: left, top, right, bottom as shares of its sides.
+    `maps_from` is the layer of the maps: the default one where none is named, empty if there is none.
     `top` are the most probable classes with score and probability; `no_classes` says why there are none.
     """
 
@@ -49,6 +51,7 @@ class View:
     goals: tuple[Objective, ...]
     targets: tuple[ScoredTarget, ...]
     top: tuple[ScoredTarget, ...]
+    maps_from: str = ""
     no_classes: str = ""
     answers: tuple[Answer, ...] = ()
 
@@ -79,7 +82,8 @@ def view(model: Model, photo: Image.Image | Tensor, target: object, layer: str |
         share = None if probabilities is None else float(probabilities[goal.class_index])
         return ScoredTarget(first_name(model.label(goal.class_index)), score, share)
 
-    return View(model, layer, image, box, goals, tuple(map(scored, goals)), top, no_classes)
+    maps_from = layer or _default_layer(model)
+    return View(model, layer, image, box, goals, tuple(map(scored, goals)), top, maps_from, no_classes)
 
 
 def goals_of(target: object, model: Model) -> tuple[Objective, ...]:
@@ -110,21 +114,21 @@ def _top(
 ) -> tuple[tuple[ScoredTarget, ...], str]:
     """The most probable classes; where there are none, why, and what can be explained in their place."""
     if output.ndim != 2:
-        try:
-            layer = model.default_layer
-        except NetworkError as error:
-            return (), f"{CAUTION}{error}"
+        layer = model.default_layer
         shape = "×".join(map(str, output.shape[1:])) or "one number"
         return (), (
             f"The network gives {shape} for an image, not one score per class. A target can be a channel of "
             f"any layer, such as {layer}:0, one unit of it, {layer}:0@3,4, or a sum of these; where none is "
             f"named, the strongest channel of {layer} is explained."
         )
-    probabilities = model.probabilities(output)[0]
-    if not probabilities.isfinite().all():
+    if not output.isfinite().all():
         return (), f"{CAUTION}the network's output is NaN or infinite: this begins {origin(model, image)}."
-    shares, classes = probabilities.topk(min(TOP, len(probabilities)))
-    return tuple(
-        ScoredTarget(first_name(model.label(index)), float(output[0, index]), share)
-        for index, share in zip(classes.tolist(), shares.tolist(), strict=True)
-    ), ""
+    (classes,) = ranked([output], model.probabilities, model.label, TOP)
+    return tuple(ScoredTarget(first_name(p.label), p.score, p.probability) for p in classes), ""
+
+
+def _default_layer(model: Model) -> str:
+    try:
+        return model.default_layer
+    except NetworkError:  # a network may do without; techniques that need one say so
+        return ""
