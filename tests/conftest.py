@@ -7,6 +7,7 @@ import errno
 import io
 import math
 import os
+import shutil
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -76,3 +77,39 @@ def shut(monkeypatch):
 
     monkeypatch.setattr(os, "scandir", scandir)
     return shut
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """A Chromium; tests that need one are skipped where none is installed."""
+    found = filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome")))
+    if (program := next(found, None)) is None:
+        pytest.skip("no Chromium is installed")
+    api = pytest.importorskip("playwright.sync_api")
+    with api.sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def visit(browser):
+    """Open an address in the browser: until the test ends, its page raises no error and runs no foreign code."""
+    opened, errors = [], []
+
+    def failed(error):
+        errors.append(error)
+
+    def at(address, **viewport):
+        page = browser.new_page(viewport={"width": 1200, "height": 900} | viewport)
+        page.on("pageerror", failed)
+        page.goto(address)
+        opened.append(page)
+        return page
+
+    yield at
+    titles = [page.title() for page in opened]
+    for page in opened:
+        page.close()
+    assert not errors
+    assert "broken" not in titles

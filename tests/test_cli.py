@@ -234,7 +234,10 @@ def test_names_that_are_folders_or_repeat_do_not_collide(here, call):
         ("texture photo.png -m net.py:good --input-size 32", "leave out size"),
         ("layers net.py:good --classes 3", "leave out classes"),
         ("explain photo.png -m net.py:good -t 0.0:9", "channels 0 to 3, not 9"),
-        ("saliency photo.png -m net.py:good -t 1;2", "2 targets for 1 images"),
+        (
+            "saliency photo.png -m net.py:good -t 1;2",
+            "2 targets for 1 image: give one for all, or one per image; `explain` shows several",
+        ),
         ("saliency photo.png flipped.png -m net.py:good -t 1;2;3", "3 targets for 2 images"),
         ("explain photo.png -m net.py", "net.py:FACTORY"),
         ("explain photo.png -m net.py:good --weights random", "creates its own weights"),

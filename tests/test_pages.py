@@ -4,7 +4,6 @@ import base64
 import io
 import json
 import re
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +18,9 @@ from opsin.images.photos import in_photo
 from opsin.pages import teaching
 from opsin.pages.figures import figures
 from opsin.pages.kinds import two_kinds
+from opsin.pages.report import share
 from opsin.registry import catalogue
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 LABELS = ["red cat, Felis", "blue dog", "red dog", "green bird", "fish"]
 FAST = ("grad_cam", "saliency")
 
@@ -93,6 +92,12 @@ def test_a_target_that_is_a_sum_is_named_on_every_card(model, photo):
     assert "1 (blue dog) - 2 (red dog)" in page
 
 
+def titles(report):
+    """What stands above the figures of each group."""
+    groups = [group for part in report.sections[0].parts() for group in part["groups"]]
+    return [figure.target for group in groups for figure in group]
+
+
 def test_networks_and_layers_are_compared(model, photo):
     other = opsin.Model(
         nets.seeded(nets.plain(), 5).float(),
@@ -103,14 +108,82 @@ def test_networks_and_layers_are_compared(model, photo):
         name="second",
     )
     report = opsin.compare([model, other], photo, target="fish", techniques="grad_cam")
-    titles = [row["title"] for part in report.sections[0].parts() for row in part["rows"]]
-    assert titles == ["fish, own", "fish, second"]
+    assert titles(report) == ["fish, own", "fish, second"]
     layers = [name for name, call in model.calls.items() if call.extent not in (None, (1, 1))][:2]
     report = opsin.compare(model, photo, target="fish", layers=layers, techniques="grad_cam")
-    titles = [row["title"] for part in report.sections[0].parts() for row in part["rows"]]
-    assert titles == [f"fish, {layer}" for layer in layers]
+    assert titles(report) == [f"fish, {layer}" for layer in layers]
     maps = [view.answers[0].result for view in report.sections[0].views]
     assert [result.record.arguments["layer"] for result in maps] == layers
+
+
+def test_a_technique_that_reads_no_layer_is_shown_once_for_all_layers(model, photo):
+    report = opsin.compare(model, photo, target="fish", layers=["conv1", "conv2"], techniques=FAST)
+    assert sorted(titles(report)) == ["fish", "fish, conv1", "fish, conv2"]
+
+
+def test_each_network_says_what_it_sees_and_is_shown(model, photo):
+    """Networks with the same class names are asked for the same classes; others for their own."""
+    net = nets.seeded(nets.plain(), 5).float()
+    settings = {"mean": [0.5] * 3, "std": [0.25] * 3, "size": 32}
+    second = opsin.Model(net, labels=LABELS, name="second", **settings)
+    third = opsin.Model(net, name="third", **settings)
+    report = opsin.compare([model, second, third], photo, techniques="grad_cam")
+    own, same, other = report.sections[0].views
+    assert [target.name for target in own.targets] == [target.name for target in same.targets]
+    assert all(target.name.startswith("class ") for target in other.targets)
+    page = report.html()
+    assert "How own and second and third see photo 0" in page
+    for said in ("24 × 24", "32 × 32", "<h3>second</h3>", "<h3>third</h3>"):
+        assert said in page
+
+
+def test_a_network_that_cannot_be_differentiated_is_explained_by_what_needs_no_gradient(photo):
+    class Cut(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = nets.plain().float()
+
+        @torch.no_grad()
+        def forward(self, x):
+            return self.net(x)
+
+    model = opsin.Model(Cut(), mean=[0.5] * 3, std=[0.25] * 3, size=24, labels=LABELS)
+    report = opsin.explain(model, photo, techniques=["occlusion", "saliency"])
+    assert [a.technique.name for a in report.sections[0].views[0].answers] == ["occlusion"]
+    assert "no_grad" in dict(report.left_out)["saliency"]
+    assert "Occlusion" in report.html()
+
+
+def test_of_several_targets_those_that_fit_are_explained(model, photo):
+    report = opsin.explain(model, photo, target="conv2:1; blue dog - fish", techniques="deconvnet")
+    (answer,) = report.sections[0].views[0].answers
+    assert answer.targets == (0,)
+    assert "blue dog" in dict(report.left_out)["deconvnet"]
+
+
+def test_a_technique_that_needs_more_than_a_photo_is_left_out_beside_others(model, photo):
+    report = opsin.explain(model, photo, techniques=["saliency", "style_transfer"])
+    assert dict(report.left_out) == {
+        "style_transfer": "style_transfer needs a style: use `opsin style_transfer`"
+    }
+    with pytest.raises(opsin.InputError, match="style_transfer needs a style"):
+        opsin.explain(model, photo, techniques="style_transfer")
+
+
+def test_a_report_is_told_in_five_lines(model, photo):
+    told = repr(opsin.explain(model, photo, target="fish", techniques=FAST, names=["a" * 300])).splitlines()
+    assert len(told) <= 5
+    assert all(len(line) <= 100 for line in told)
+    assert "fish" in told[1]
+    assert "grad_cam, saliency" in told[2]
+
+
+@pytest.mark.parametrize(
+    ("probability", "said"),
+    [(0.0004, "< 0.1 %"), (0.0006, "0.1 %"), (0.5, "50.0 %"), (0.9994, "99.9 %"), (0.9997, "> 99.9 %")],
+)
+def test_no_class_is_said_to_be_impossible_or_certain(probability, said):
+    assert share(probability) == said
 
 
 def test_the_order_is_that_of_teaching():
@@ -282,6 +355,14 @@ def test_a_wrong_setting_is_one_clear_error(here, call, setting, said):
     assert not Path("out").exists()
 
 
+def test_a_setting_with_which_a_technique_fails_is_said(here, call):
+    code, _, err = call(
+        "explain", "photo.png", "-m", "net.py:good", "--set", "occlusion.patch=1000", "-o", "out"
+    )
+    assert code == 1
+    assert "left out: occlusion: occlusion: a patch of 1000 pixels is larger than the image" in err
+
+
 def test_networks_are_compared_from_the_command_line(here, call):
     code, out, err = call(
         "compare", "photo.png", "-m", "net.py:good", "-t", "fish", "-l", "conv1", "-l", "conv2",
@@ -295,28 +376,11 @@ def test_networks_are_compared_from_the_command_line(here, call):
 # --- in a browser
 
 
-@pytest.fixture(scope="module")
-def browser():
-    if BROWSER is None:
-        pytest.skip("no Chromium is installed")
-    api = pytest.importorskip("playwright.sync_api")
-    with api.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
-        yield opened
-        opened.close()
-
-
-def test_the_page_can_be_explored(browser, model, photo, tmp_path):
+def test_the_page_can_be_explored(visit, model, photo, tmp_path):
     report = opsin.explain(model, photo, target="blue dog; fish", techniques=FAST)
-    page, errors = browser.new_page(viewport={"width": 1200, "height": 900}), []
-
-    def failed(error):
-        errors.append(error)
-
-    page.on("pageerror", failed)
-    page.goto(report.save(tmp_path / "out").as_uri())
+    page = visit(report.save(tmp_path / "out").as_uri())
     assert page.title() == "Opsin · own on photo 0"
-    figure = page.locator(".row figure[data-probe]").first
+    figure = page.locator(".group figure[data-probe]").first
     figure.scroll_into_view_if_needed()
     figure.locator("img").hover()
     page.wait_for_selector("#value", state="visible")
@@ -333,13 +397,12 @@ def test_the_page_can_be_explored(browser, model, photo, tmp_path):
     assert "blink" in page.locator("body").get_attribute("class")
     page.keyboard.press("b")
     page.locator("#opacity").evaluate("o => { o.value = 0; o.dispatchEvent(new Event('input')) }")
-    assert page.locator(".row .overlay").first.evaluate("o => getComputedStyle(o).opacity") == "0"
-    shown = page.locator(".row[data-target='fish']").count()
-    button = page.locator(".classes button", has_text="fish")
-    if button.count():
-        button.click()
-        assert page.locator(".row[data-target='fish']:visible").count() == 0 < shown
-    assert not errors
+    assert page.locator(".group .overlay").first.evaluate("o => getComputedStyle(o).opacity") == "0"
+    fish = page.locator(".group figure[data-target='fish']")
+    assert fish.count() == len(FAST)
+    page.locator(".classes button", has_text="fish").click()
+    assert page.locator(".group figure[data-target='fish']:visible").count() == 0
+    assert page.locator(".group figure[data-target='blue dog']:visible").count() == len(FAST)
 
 
 def test_the_page_is_readable_without_script(browser, model, photo, tmp_path):
@@ -349,5 +412,5 @@ def test_the_page_is_readable_without_script(browser, model, photo, tmp_path):
     page.goto(report.save(tmp_path / "out").as_uri())
     assert page.locator("h2", has_text="Where does it look?").is_visible()
     assert page.locator(".controls").first.is_hidden()
-    assert page.locator(".row figure").first.is_visible()
+    assert page.locator(".group figure").first.is_visible()
     context.close()

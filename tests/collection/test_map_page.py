@@ -3,8 +3,6 @@
 Runs where a Chromium is installed.
 """
 
-import shutil
-
 import pytest
 import torch
 from PIL import Image
@@ -13,8 +11,6 @@ from opsin.base.records import Record
 from opsin.results.findings import Shot
 from opsin.results.map import Map, Spot
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")
 NAMES = ("red ant", "green bee", "blue cat")
 HOSTILE = "</script><script>document.title='broken'</script>.png"
 
@@ -35,30 +31,12 @@ def address(tmp_path_factory):
     return (made.save(tmp_path_factory.mktemp("page") / "map") / "index.html").as_uri()
 
 
-@pytest.fixture(scope="module")
-def browser():
-    api = pytest.importorskip("playwright.sync_api")
-    with api.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
-        yield opened
-        opened.close()
-
-
 @pytest.fixture
-def page(browser, address):
+def page(visit, address):
     """The page, which must raise no error."""
-    opened, errors = browser.new_page(viewport={"width": 1200, "height": 900}), []
-
-    def failed(error):
-        errors.append(error)
-
-    opened.on("pageerror", failed)
-    opened.goto(address)
+    opened = visit(address)
     opened.wait_for_selector("#legend button")
-    yield opened
-    assert not errors
-    assert opened.title() != "broken"
-    opened.close()
+    return opened
 
 
 def middle(page, index):

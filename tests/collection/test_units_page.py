@@ -4,7 +4,6 @@ Runs where a Chromium is installed.
 """
 
 import io
-import shutil
 
 import numpy as np
 import pytest
@@ -14,8 +13,6 @@ import nets
 from opsin.collection.ask.units import units
 from opsin.collection.scan.scanning import scan
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")
 TOP = 3
 HOSTILE = "<script>document.title='broken'<\uff0fscript>.png"
 
@@ -37,29 +34,10 @@ def address(found, tmp_path_factory):
     return (found.save(tmp_path_factory.mktemp("page") / "units") / "index.html").as_uri()
 
 
-@pytest.fixture(scope="module")
-def browser():
-    api = pytest.importorskip("playwright.sync_api")
-    with api.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
-        yield opened
-        opened.close()
-
-
 @pytest.fixture
-def page(browser, address):
+def page(visit, address):
     """The page, which must raise no error."""
-    opened, errors = browser.new_page(viewport={"width": 1200, "height": 900}), []
-
-    def failed(error):
-        errors.append(error)
-
-    opened.on("pageerror", failed)
-    opened.goto(address)
-    yield opened
-    assert not errors
-    assert opened.title() != "broken"
-    opened.close()
+    return visit(address)
 
 
 def patch(page, index):

@@ -101,10 +101,16 @@ FILES = {
     "recurses": ("def f():\n    return f()", "RecursionError"),
     "is binary": ("\0", "SyntaxError|ValueError"),
     "takes an argument": ("def f(size):\n    return size", "TypeError"),
-    "changes the path": ("import sys\nsys.path[:] = sys.path[1:]\ndef f():\n    return 3", "returned a int"),
-    "gives a number": ("def f():\n    return 3", "returned a int"),
+    "changes the path": (
+        "import sys\nsys.path[:] = sys.path[1:]\ndef f():\n    return 3",
+        "an object of type int",
+    ),
+    "gives a number": ("def f():\n    return 3", "an object of type int"),
     "gives a class": ("import opsin\nf = opsin.Model", "TypeError"),
-    "gives a bare network": ("from torch import nn\ndef f():\n    return nn.ReLU()", "returned a ReLU"),
+    "gives a bare network": (
+        "from torch import nn\ndef f():\n    return nn.ReLU()",
+        "an object of type ReLU",
+    ),
     "has no function": ("g = 3", "unknown factory 'f'"),
 }
 

@@ -15,7 +15,8 @@ NUMBERED = re.compile(r"\d+ \((.+)\)", re.DOTALL)
 
 def slug(text: str) -> str:
     """The text in lower-case letters a to z and digits, with underscores between; empty if it has none."""
-    plain = unicodedata.normalize("NFKD", text[:READ]).encode("ascii", "ignore").decode().lower()
+    text = text[:READ].replace(" - ", " minus ").replace(" + ", " plus ")
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
     return "_".join(re.findall(r"[a-z0-9]+", plain))[:LONGEST].rstrip("_")
 
 

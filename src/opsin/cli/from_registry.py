@@ -100,7 +100,11 @@ def technique_command(name: str) -> click.Command:
 
 
 OFFERED = {  # behind TAB, and how several values are given, by the role of a setting
-    "target": (completion.targets, "several targets are one value, separated by ;"),
+    "target": (
+        completion.targets,
+        "several photos take one target each in one value, with semicolons between them; several targets of "
+        "one photo are shown by `opsin explain`",
+    ),
     "layers": (completion.several_layers, "several layers are one value, separated by commas"),
     "layer": (completion.layers, ""),
 }

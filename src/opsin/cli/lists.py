@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from opsin.cli.options import JSON
+from opsin.cli.tables import print_json
 from opsin.registry import catalogue
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def techniques(as_json: bool) -> None:
     declared = [catalogue.declared(name) for name in catalogue.names()]
     if as_json:
         rows = [{"name": t.name, "passes": t.cost, "summary": t.summary, "paper": t.paper} for t in declared]
-        _print_json(rows)
+        print_json(rows)
         return
     _print_table(
         ("technique", "passes", "what it is", "paper"),
@@ -44,13 +45,13 @@ def models(family: str | None, as_json: bool) -> None:
 
         names = [f"{family}:{name}" for name in available(family)]
         if as_json:
-            _print_json({"networks": [{"name": name} for name in names]})
+            print_json({"networks": [{"name": name} for name in names]})
         else:
             click.echo("\n".join(names))
         return
     if as_json:
         networks = [{"name": name, "about": about} for name, about in ENTRIES.items()]
-        _print_json({"networks": networks, "forms": [{"form": f, "about": a} for f, a in FORMS.items()]})
+        print_json({"networks": networks, "forms": [{"form": f, "about": a} for f, a in FORMS.items()]})
         return
     for name, about in (ENTRIES | FORMS).items():
         click.echo(f"{name:24} {about}")
@@ -82,7 +83,7 @@ def print_layers(name: str, weights: str | None, as_json: bool) -> None:
         except NetworkError as error:
             default, why = None, str(error)
     if as_json:
-        _print_json({"network": model.name, "default_layer": default, "layers": layers})
+        print_json({"network": model.name, "default_layer": default, "layers": layers})
         return
     rows = []
     for layer in layers:
@@ -113,12 +114,6 @@ def _layers(model: "Model") -> list[dict[str, Any]]:
         }
         for call in sorted(model.calls.values(), key=lambda call: (order[call.layer], call.index))
     ]
-
-
-def _print_json(value: object) -> None:
-    from opsin.base.records import as_json
-
-    click.echo(as_json(value), nl=False)
 
 
 def _print_table(heads: Iterable[str], rows: Iterable[tuple[str, ...]]) -> None:

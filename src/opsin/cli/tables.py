@@ -1,9 +1,9 @@
 """What commands print of their findings: tables for readers, or the facts as JSON for programs."""
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,8 +14,8 @@ MOST_ROWS = 50  # of a table; the others are in the facts
 UNLIMITED = 100_000  # columns of text where the output is no terminal, so that no line is cut
 
 
-def print_json(facts: Mapping[str, Any]) -> None:
-    """Print facts as `facts.json` holds them."""
+def print_json(facts: object) -> None:
+    """Print facts as JSON, as `facts.json` holds them."""
     from opsin.base.records import as_json
 
     click.echo(as_json(facts), nl=False)

@@ -24,20 +24,21 @@ def forward_batch(model: Model, images: Float[Tensor, "n 3 h w"]) -> int:
     """The batch size for images of this size on the model's device."""
     if model.device.type != "cuda":
         return CPU_BATCH
-    scale = prod(images.shape[-2:]) / prod(model.size)
-    largest = max(prod(call.shape) for call in model.calls.values()) * scale * model.dtype.itemsize
-    free = torch.cuda.mem_get_info(model.device)[0] * MEMORY_SHARE
-    return int(min(MAX_BATCH, max(1, free // (BUSY_LAYERS * largest))))
+    return _fitting(model, images, BUSY_LAYERS * max(prod(call.shape) for call in model.calls.values()))
 
 
 def gradient_batch(model: Model, images: Float[Tensor, "n 3 h w"]) -> int:
     """The batch size for forward and backward passes on images of this size on the model's device."""
     if model.device.type != "cuda":
         return CPU_GRADIENT_BATCH
+    return _fitting(model, images, sum(prod(call.shape) for call in model.calls.values()))
+
+
+def _fitting(model: Model, images: Float[Tensor, "n 3 h w"], units: int) -> int:
+    """How many images fit into the free memory, with so many units alive for one of the model's size."""
     scale = prod(images.shape[-2:]) / prod(model.size)
-    kept = sum(prod(call.shape) for call in model.calls.values()) * scale * model.dtype.itemsize
     free = torch.cuda.mem_get_info(model.device)[0] * MEMORY_SHARE
-    return int(min(MAX_BATCH, max(1, free // kept)))
+    return int(min(MAX_BATCH, max(1, free // (units * scale * model.dtype.itemsize))))
 
 
 def chunks(total: int, size: int) -> Iterator[slice]:

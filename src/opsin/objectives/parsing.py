@@ -54,7 +54,11 @@ def resolve(target: object, model: Model, n: int | None = None) -> Objective:
         return target
     if isinstance(target := _separate(target, model), list):
         if n is not None and len(target) != n:
-            raise InputError(f"{len(target)} targets for {n} images: give one for all, or one per image")
+            images = "1 image" if n == 1 else f"{n} images"
+            raise InputError(
+                f"{len(target)} targets for {images}: give one for all, or one per image; "
+                "`explain` shows several targets of one image"
+            )
         return each([resolve(single_target, model) for single_target in target])
     if isinstance(target, int) and not isinstance(target, bool):
         return logit(target, _class_name(target, model))

@@ -156,7 +156,10 @@ def pinned(target: Objective, run: Activations) -> Objective:
 def _classes(activations: Activations) -> Float[Tensor, "n c"]:
     output = activations["output"]
     if output.ndim != 2:
-        raise InputError(f"a class needs an output of (n, classes), this network gives {tuple(output.shape)}")
+        raise InputError(
+            f"a class needs an output of (n, classes), this network gives {tuple(output.shape)}: give a "
+            "channel of a layer as the target, as LAYER:0 (`opsin layers MODEL` lists the layers)"
+        )
     if is_distribution(output):
         note(
             f"{CAUTION}the network's output holds probabilities: the score is not the one before the softmax"

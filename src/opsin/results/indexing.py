@@ -20,5 +20,5 @@ def chosen(index: object, total: int, kind: str) -> list[int]:
     except TypeError as error:
         raise InputError(f"{kind} are chosen by a number or a slice, not {type(index).__name__}") from error
     if not -total <= number < total:
-        raise IndexError(f"number {number} is outside: there are {total} {kind}, 0 to {total - 1}")
+        raise IndexError(f"number {number} is outside: {kind} are numbered from 0 to {total - 1}")
     return [number % total]

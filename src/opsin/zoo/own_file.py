@@ -4,6 +4,7 @@ import importlib.util
 import os
 import sys
 from contextlib import suppress
+from inspect import isfunction
 from pathlib import Path
 
 from torch import nn
@@ -31,7 +32,7 @@ def open_file(name: str, weights: str | Path | None) -> Model:
         spec.loader.exec_module(module)
         make_model = getattr(module, factory, None)
         if not callable(make_model):
-            public = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
+            public = [n for n, v in vars(module).items() if isfunction(v) and not n.startswith("_")]
             raise unknown("factory", factory, public, f" in {file}")
         model = make_model()
     except InputError:
@@ -46,8 +47,8 @@ def open_file(name: str, weights: str | Path | None) -> Model:
         model = from_timm(model, name)
     if not isinstance(model, Model):
         raise InputError(
-            f"{name} returned a {type(model).__name__}: return opsin.Model(network, mean=..., std=..., "
-            "size=...), as only you know the preprocessing"
+            f"{name} returned an object of type {type(model).__name__}: return "
+            "opsin.Model(network, mean=..., std=..., size=...), as only you know the preprocessing"
         )
     if weights == "random":
         raise InputError(f"{name} creates its own weights: 'random' is only for networks by name")

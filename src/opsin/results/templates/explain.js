@@ -11,7 +11,7 @@ document.querySelector("#opacity").addEventListener("input", event =>
 for (const button of $(".classes button")) button.addEventListener("click", () => {
   const on = button.getAttribute("aria-pressed") !== "true";
   button.setAttribute("aria-pressed", on);
-  for (const row of $(`[data-target="${CSS.escape(button.dataset.shows)}"]`, button.closest("section"))) row.hidden = !on;
+  for (const figure of $(`[data-target="${CSS.escape(button.dataset.shows)}"]`, button.closest("section"))) figure.hidden = !on;
 });
 
 // values under the pointer, read off a grey picture of the map

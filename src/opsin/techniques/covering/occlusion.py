@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from opsin.base.errors import InputError
-from opsin.base.job import steps
+from opsin.base.job import note, steps
 from opsin.network.batches import chunks, forward_batch
 from opsin.network.model import Model
 from opsin.network.shortcuts.detour import detour
@@ -55,6 +55,7 @@ def occlusion(
         raise InputError(f"occlusion: a patch of {patch} pixels is larger than the image, {height}x{width}")
     if stride > patch:
         raise InputError(f"occlusion: a stride of {stride} pixels skips pixels between patches of {patch}")
+    note(f"squares of {patch} pixels, {stride} apart")
     tops, lefts = _starts(height, patch, stride), _starts(width, patch, stride)
     squares = [(top, left) for top in tops for left in lefts]
     layers = tuple(dict.fromkeys((*target.layers, "output")))
