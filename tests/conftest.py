@@ -94,7 +94,7 @@ def browser():
 
 @pytest.fixture
 def visit(browser):
-    """Open an address in the browser: until the test ends, its page raises no error and runs no foreign code."""
+    """Open an address in the browser: its page must raise no error, and run no code in a name."""
     opened, errors = [], []
 
     def failed(error):

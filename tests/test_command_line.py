@@ -176,7 +176,7 @@ def test_an_unknown_name_is_told_with_the_nearest(here, call, line, said):
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("saliency photo.png -t 1 --target 2", "--target/-t is given 2 times ('1', '2'): several targets"),
+        ("saliency photo.png -t 1 --target 2", "--target/-t is given 2 times ('1', '2'): several photos"),
         ("saliency photo.png -o a -o b", "--out/-o is given 2 times ('a', 'b'): give it once"),
         ("saliency photo.png -m a -m b -m c", "--model/-m is given 3 times"),
         ("grad_cam photo.png -l a -l b", "--layer/-l is given 2 times ('a', 'b'): give it once"),
