@@ -55,7 +55,7 @@ IMPORTED = [
     "zennit",
 ]
 PEERS = (CAPTUM, PYTORCH_GRAD_CAM, TORCHCAM, ZENNIT)
-SMALL = "tf_efficientnet_lite0"
+SMALL = "efficientnet_lite0"
 SIZES = (4, 8, 16, 32)  # of the forwards of what is tuned
 UNTUNED = 8
 FORWARD_SIZES = (1, 4, 8, 16, 32, 64)

@@ -54,7 +54,7 @@ STUBS = SHARED / "images" / "imagenet-stubs"
 LABELLED = SHARED / "images" / "imagenet-val-boxes-dev300"
 GOOGLENET = SHARED / "weights" / "bvlc_googlenet_fp16.safetensors"
 PACKAGES = ("torch", "torchvision", "timm", "torch-lucent")
-CLASSIFIER, VGG = "tf_efficientnet_lite0", "vgg16_features"
+CLASSIFIER, VGG = "efficientnet_lite0", "vgg16_features"
 SIDE, DREAM_SIDE, STYLE_SIDE = 224, 512, 256  # pixels
 FIRST, EARLY, MIDDLE, LAST, DREAMT, STYLED = (
     "conv_stem",

@@ -23,7 +23,7 @@ from opsin.images.tensors import fit
 NETWORKS = {
     "resnet50": ("torchvision:resnet50", "random"),
     "vgg16": ("torchvision:vgg16", "random"),
-    "tf_efficientnet_lite0": ("tf_efficientnet_lite0", None),
+    "efficientnet_lite0": ("efficientnet_lite0", None),
 }
 PHOTOS = ("chelsea", "astronaut", "coffee", "rocket")
 PATCH, STRIDE = 32, 16

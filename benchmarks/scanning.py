@@ -99,8 +99,8 @@ def samples(folder: Path, copies: int) -> Path:
 def measured(photos: Path, folder: Path, rounds: int) -> dict[str, dict[str, float]]:
     """Images a second of the bare network, of decoding and of the scan, and their ratios."""
     found = {}
-    for name in ("tf_efficientnet_lite0", "timm:resnet50"):
-        model = opsin.load(name, weights=None if name.startswith("tf") else "random")
+    for name in ("efficientnet_lite0", "timm:resnet50"):
+        model = opsin.load(name, weights="random" if name.startswith("timm:") else None)
         members = list(decoding(Source(photos), Source(photos).entries(), Cut.of(model), 0))
         pixels = np.stack([one.pixels for one in members if isinstance(one, Decoded)])
         images = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous() / 255
@@ -162,7 +162,7 @@ def busy(count: int) -> Iterator[None]:
 
 def by_workers(photos: Path, folder: Path, rounds: int) -> list[list[float]]:
     """For each round the seconds of a whole scan without decoding processes, with one, and with the usual."""
-    model = opsin.load()
+    model = opsin.load("efficientnet_lite0")
     scan = partial(opsin.scan, photos, model, folder / "collection")
     scan(workers=0)
     found: list[list[float]] = []
@@ -197,7 +197,7 @@ def peak_of_a_scan(count: int) -> int:
         for number in range(count):
             small = draw.integers(0, 255, (8, 8, 3), np.uint8)
             Image.fromarray(small).resize((SIDE, SIDE)).save(photos / f"{number:06d}.jpg")
-        model = opsin.load()
+        model = opsin.load("efficientnet_lite0")
         model.run(torch.rand(CPU_BATCH, 3, *model.size))
         before, peak = resident(), 0
 
@@ -251,7 +251,7 @@ def page(found: dict[str, Any]) -> str:
         lines.append(f"| {name} | {' | '.join(cells)} | {slow} |")
     lines += [
         "",
-        f"Seconds of a whole scan of a few photos with tf_efficientnet_lite0 beside {BUSY} busy processes,",
+        f"Seconds of a whole scan of a few photos with efficientnet_lite0 beside {BUSY} busy processes,",
         "by the number of decoding processes; the scans take turns:",
         "",
         f"| 0 | 1 | {WORKERS} |",
