@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo gallery test check bench docs clean
+.PHONY: demo gallery test test-all check bench docs clean
 
 demo: .venv/run
 	$(BIN)/python -m opsin.demo
@@ -12,6 +12,9 @@ gallery: .venv/run
 
 test: .venv/test
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
+
+test-all: .venv/test
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal -m "thorough or not thorough"
 
 check: .venv/check
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports && $(BIN)/python docs/build.py --check

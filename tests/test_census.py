@@ -338,7 +338,19 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-@pytest.fixture(scope="module", params=MEMBERS, ids=lambda member: member.name)
+ALWAYS = [  # one of every trait; the others are for `make test-all`
+    *("alexnet", "mobilenet_v2", "resnet18", "shufflenet_v2_x0_5", "squeezenet1_1", "MaxVit"),
+    *("VisionTransformer", "resnet10t", "tf_efficientnet_lite0", "mobilenetv3_small_050", "ghostnet_050"),
+    *("dla46_c", "nf_regnet_b0", "convnextv2_atto", "vit_tiny_patch16_224", "mixer_s32_224"),
+    *("deit_tiny_distilled_patch16_224", "swin_tiny_patch4_window7_224", "levit_128s", "coat_lite_tiny"),
+]
+SUBJECTS = [
+    pytest.param(m, id=m.name, marks=() if m.name.partition(":")[2] in ALWAYS else pytest.mark.thorough)
+    for m in MEMBERS
+]
+
+
+@pytest.fixture(scope="module", params=SUBJECTS)
 def subject(request: pytest.FixtureRequest) -> Iterator[Subject]:
     subject = Subject(request.param)
     yield subject
@@ -346,6 +358,10 @@ def subject(request: pytest.FixtureRequest) -> Iterator[Subject]:
 
 
 # --- The tests --------------------------------------------------------------------------------------
+
+
+def test_what_always_runs_is_of_the_census() -> None:
+    assert set(ALWAYS) < {member.name.partition(":")[2] for member in MEMBERS}
 
 
 def test_census_holds_every_family_of_torchvision() -> None:

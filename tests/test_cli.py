@@ -268,7 +268,6 @@ def test_names_that_are_folders_or_repeat_do_not_collide(here, call):
         ("deepdream photo.png -m net.py:good --octaves 0", "at least 1"),
         ("texture photo.png -m net.py:good --optimiser sgd", "'sgd' is not one of"),
         ("class_model -m net.py:good -t 1 --settings mine", "'mine' is not one of"),
-        ("class_model -m net.py:good -t 1 --settings yosinski_1 --decay 0.1", "leave the rest out"),
         ("class_model -m net.py:good -t 0.0:1 --every 0", "--every"),
         ("class_model -m net.py:good -t 1 --animation mp4", "'mp4' is not one of"),
         ("inversion photo.png -m net.py:good --layers 0.1,9", "unknown layer '9'"),

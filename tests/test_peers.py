@@ -279,7 +279,13 @@ def oracles_guided(whole: nn.Module, image: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("peer", PEERS)
 @pytest.mark.parametrize(
-    ("name", "size"), [("googlenet", 64), ("inception_v3", 107), ("mobilenet_v2", 64), ("lite0", 64)]
+    ("name", "size"),
+    [
+        ("googlenet", 64),
+        pytest.param("inception_v3", 107, marks=pytest.mark.thorough),
+        ("mobilenet_v2", 64),
+        pytest.param("lite0", 64, marks=pytest.mark.thorough),
+    ],
 )
 def test_peers_give_the_plain_gradient_as_guided_backprop_where_rectifiers_are_no_relu_modules(
     name: str, size: int, peer: str
@@ -295,6 +301,7 @@ def test_peers_give_the_plain_gradient_as_guided_backprop_where_rectifiers_are_n
     assert close(ours, oracles_guided(whole, image))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("peer", PEERS)
 def test_peers_miss_densenets_last_rectifier_which_is_no_module(peer: str) -> None:
     model = torchvision_model("densenet121", 64)

@@ -118,6 +118,7 @@ def test_ray_gives_an_equal_collection(root, alone, tmp_path):
     assert ray.is_initialized()  # a cluster that was there is left
 
 
+@pytest.mark.thorough
 def test_a_scan_is_taken_over_from_one_engine_by_the_other(root, alone, tmp_path):
     def listen(_):
         raise ZeroDivisionError
@@ -161,6 +162,7 @@ def test_a_network_that_is_killed_loses_nothing(root, alone, tmp_path, monkeypat
     same(made, alone)
 
 
+@pytest.mark.thorough
 def test_a_network_of_the_user_s_own_file_travels(root, tmp_path):
     (tmp_path / "own").mkdir()
     (tmp_path / "own/net.py").write_text(NET)
@@ -176,6 +178,7 @@ def test_a_network_of_the_user_s_own_file_travels(root, tmp_path):
     (root / "cats/broken.png").write_text("no")
 
 
+@pytest.mark.thorough
 def test_an_address_is_read_by_the_workers_round_by_round(root, alone, tmp_path, monkeypatch):
     monkeypatch.setattr(ray_engine, "ROUND", 1)
     same(scan(f"file://{root}", tmp_path / "out", workers=1), alone)

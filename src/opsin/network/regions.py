@@ -5,19 +5,21 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from opsin.base.errors import NetworkError
 from opsin.base.job import steps
 from opsin.network.backward import differentiating
+from opsin.network.batches import chunks
 from opsin.network.model import Model
 
 NAMES = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")  # arguments of torch.conv2d
 CHOOSING = {
     getattr(api, name) for api in (torch, torch.Tensor) for name in ("where", "nan_to_num", "fmax", "fmin")
 }
+BANDS = 8  # that are tried in one forward pass
 SOME = 1e-5  # of the greatest gradient: more than this is not rounding
 DEFAULTS = {"stride": 1, "padding": 0, "dilation": 1}
 
@@ -131,7 +133,7 @@ def _edge(model: Model, layer: str, unit: int, side: str, guess: int, size: tupl
         band = tests.pop() if tests else (low + high + 1) // 2
         if not low < band <= high:
             continue
-        if _spoiled(model, [layer], side, band, size)[layer][unit]:
+        if _spoiled(model, [layer], [(side, band)], size)[0][layer][unit]:
             high = band - 1
         else:
             low = band
@@ -207,39 +209,51 @@ def _edges(
     Found by experiment, so on any architecture: NaN pixels make every unit that sees them NaN. The widest
     band of such pixels that leaves a unit finite is found by bisection, for all units of all layers at once.
     """
-    edges = {}
     length = model.size[0] if "top" in sides else model.size[1]
-    for side in steps(sides, len(sides), "receptive fields"):
-        units_left = [(name, unit) for name, wanted in units.items() for unit in wanted]
-        todo = [(0, length, units_left)]  # the unseen band's width is in [low, high] for these units
-        while todo:
-            low, high, group = todo.pop()
-            if low == high:
-                edges.update({(side, *unit): low for unit in group})
-                continue
+    everything = [(name, unit) for name, wanted in units.items() for unit in wanted]
+    edges: dict[tuple[str, str, int], int] = {}
+    todo = [(side, 0, length, everything) for side in sides]  # the unseen band's width is in [low, high]
+    levels = length.bit_length() + 1
+    for _ in steps(range(levels), levels, "receptive fields"):
+        edges |= {(side, *unit): low for side, low, high, group in todo if low == high for unit in group}
+        todo = [part for part in todo if part[1] < part[2]]
+        names = sorted({name for *_, group in todo for name, _ in group})
+        bands = [(side, (low + high + 1) // 2) for side, low, high, _ in todo]
+        halves = []
+        for part, sees in zip(todo, _spoiled(model, names, bands, model.size), strict=True):
+            side, low, high, group = part
             middle = (low + high + 1) // 2
-            spoiled = _spoiled(model, sorted({name for name, _ in group}), side, middle, model.size)
-            parts = [u for u in group if spoiled[u[0]][u[1]]], [u for u in group if not spoiled[u[0]][u[1]]]
-            todo += [
-                (*ends, part)
-                for ends, part in zip(((low, middle - 1), (middle, high)), parts, strict=True)
-                if part
+            halves += [
+                (side, low, middle - 1, [u for u in group if sees[u[0]][u[1]]]),
+                (side, middle, high, [u for u in group if not sees[u[0]][u[1]]]),
             ]
+        todo = [half for half in halves if half[-1]]
     return edges
 
 
 def _spoiled(
-    model: Model, names: list[str], side: str, band: int, size: tuple[int, int]
-) -> dict[str, list[bool]]:
-    """Which rows or columns of each layer see a band of this many pixels along one side."""
-    image = torch.full((1, 3, *size), 0.5, device=model.device)
-    along = 2 if side in ("top", "bottom") else 3
-    start = 0 if side in ("top", "left") else image.shape[along] - band
-    image.narrow(along, start, band).fill_(torch.nan)
-    with OneChannel():
-        run = model.run(image, names)
-    reached = {name: run.maps(name)[0].isnan().any(0) for name in names}  # (h, w)
-    return {
-        name: (units[:, units.shape[1] // 2] if along == 2 else units[units.shape[0] // 2]).tolist()
-        for name, units in reached.items()
-    }
+    model: Model, names: list[str], bands: Sequence[tuple[str, int]], size: tuple[int, int]
+) -> list[dict[str, list[bool]]]:
+    """Which rows or columns of each layer see a band of so many pixels along one side, for each band."""
+    found = []
+    for some in chunks(len(bands), BANDS):
+        images = torch.full((len(bands[some]), 3, *size), 0.5, device=model.device)
+        for image, (side, band) in zip(images, bands[some], strict=True):
+            along = 1 if side in ("top", "bottom") else 2
+            start = 0 if side in ("top", "left") else size[along - 1] - band
+            image.narrow(along, start, band).fill_(torch.nan)
+        with OneChannel():
+            run = model.run(images, names)
+        reached = {name: run.maps(name).isnan().any(1) for name in names}  # (n, h, w)
+        found += [
+            {name: _middle(maps[index], side) for name, maps in reached.items()}
+            for index, (side, _) in enumerate(bands[some])
+        ]
+    return found
+
+
+def _middle(reached: Bool[Tensor, "h w"], side: str) -> list[bool]:
+    """The middle column of rows, or the middle row of columns."""
+    h, w = reached.shape
+    middle = reached[:, w // 2] if side in ("top", "bottom") else reached[h // 2]
+    return middle.tolist()

@@ -36,7 +36,7 @@ CROPS = 24  # of the cat, for facets
 SIDE = 384  # pixels, of whole photos
 # Settings where the defaults would take long, or where there is no default
 SETTINGS: dict[str, Callable[[], dict[str, Any]]] = {
-    "class_model": lambda: {"target": "flamingo; bell pepper; goose", "l2": 0.0, "blur": 1.0},
+    "class_model": lambda: {"target": "flamingo; hartebeest; ground beetle"},
     "feature_visualization": lambda: {
         "target": "flamingo; bald eagle; inception_4c:5; inception_4d:30",
         "steps": 256,
