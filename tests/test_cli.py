@@ -582,6 +582,13 @@ def test_several_layers_are_separated_by_commas(here, call):
     assert groups == ["photo", "0.1", "0.3"]
 
 
+def test_a_preview_makes_a_tenth_of_the_steps(here, call):
+    for steps, made in (("40", 4), ("5", 1)):
+        assert call("class_model", "-t", "1", "--preview", "--steps", steps, *OWN, "-o", steps)[0] == 0
+        result = opsin.Result.load(steps)
+        assert len(result.numbers["scores"]) == result.record.arguments["steps"] == made
+
+
 @pytest.mark.parametrize("kind", ["gif", "webp"])
 def test_kept_steps_make_an_animation(here, call, kind):
     more = ("--every", "2", "--animation", kind, "-o", "out")

@@ -9,7 +9,18 @@ from click.core import ParameterSource
 from opsin.cli import completion
 from opsin.cli.inputs import batches, default_model, open_photos, whole_photos
 from opsin.cli.lists import is_model, print_layers
-from opsin.cli.options import ANIMATION, EVERY, JSON, OUT, WEIGHTS, Once, model_option, sentence
+from opsin.cli.options import (
+    ANIMATION,
+    EVERY,
+    JSON,
+    OUT,
+    PREVIEW,
+    PREVIEW_SHARE,
+    WEIGHTS,
+    Once,
+    model_option,
+    sentence,
+)
 from opsin.cli.output import each, finish, say_resumable, write
 from opsin.cli.watch import progress
 from opsin.registry import catalogue
@@ -27,6 +38,7 @@ def technique_command(name: str) -> click.Command:
         photos: tuple[str, ...] = (),
         every: int | None = None,
         animation: str = "webp",
+        preview: bool = False,
         as_json: bool = False,
         **settings: Any,
     ) -> None:
@@ -47,6 +59,7 @@ def technique_command(name: str) -> click.Command:
         from opsin.objectives.parsing import one_each
 
         place = folder or name
+        settings |= {"steps": max(1, settings["steps"] // PREVIEW_SHARE)} if preview else {}
         for key, parameter in technique.parameters.items():
             if parameter.arg.role == "images":
                 settings[key] = whole_photos(settings[key])
@@ -77,7 +90,7 @@ def technique_command(name: str) -> click.Command:
     network = model_option(technique.network, *([] if technique.takes_images else [""]))
     arguments: list[Callable[[Any], Any]] = [network, WEIGHTS, OUT]
     if technique.iterative:
-        arguments += [EVERY, ANIMATION]
+        arguments += [EVERY, ANIMATION, *([PREVIEW] if "steps" in technique.parameters else [])]
     if technique.takes_images:
         metavar, offered = None, None  # by click itself: PHOTOS..., and files
         if name == "layers":

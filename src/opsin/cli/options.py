@@ -57,6 +57,10 @@ ANIMATION = click.option(
     show_default=True,
     help="File format of animations.",
 )
+PREVIEW = click.option(
+    "--preview", is_flag=True, help="Make a tenth of the steps, for a first look in a tenth of the time."
+)
+PREVIEW_SHARE = 10
 
 
 Command = TypeVar("Command", bound=Callable[..., Any] | click.Command)
