@@ -23,8 +23,11 @@ def energy(image, layer="relu2"):
 
 
 def stepped(image, gradient, rate):
-    """x + rate · g / mean|g|, kept in [0, 1]."""
-    return (image + rate * gradient / np.abs(gradient).mean()).clip(0, 1)
+    """y + rate · g / mean|g|, kept from 0 to π/2, with x = sin² y and g the gradient in y."""
+    angles = np.arcsin(np.sqrt(image))
+    gradient = gradient * np.sin(2 * angles)
+    angles = (angles + rate * gradient / np.abs(gradient).mean()).clip(0, np.pi / 2)
+    return np.sin(angles) ** 2
 
 
 def dreamt(result):

@@ -1,5 +1,6 @@
 """The parameters that an optimisation changes: an image's pixels, or its spectrum in decorrelated colours."""
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
@@ -45,6 +46,23 @@ class Pixels(Canvas):
     def project(self, parameters: Tensor) -> None:
         """Clip to [0, 1]."""
         parameters.clamp_(0, 1)
+
+
+@dataclass(frozen=True)
+class Toned(Canvas):
+    """The pixels through a sine: x = sin² y, so that a step changes shadows and highlights less."""
+
+    def encode(self, images: Float[Tensor, "n 3 h w"]) -> Tensor:
+        """The angles, from 0 to π/2."""
+        return images.sqrt().asin()
+
+    def decode(self, parameters: Tensor) -> Float[Tensor, "n 3 h w"]:
+        """The squared sines."""
+        return parameters.sin().square()
+
+    def project(self, parameters: Tensor) -> None:
+        """Keep the angles from 0 to π/2."""
+        parameters.clamp_(0, math.pi / 2)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from opsin.objectives.features import dream_match
 from opsin.objectives.objective import Objective
 from opsin.objectives.units import channel as one_channel
 from opsin.objectives.units import energy
+from opsin.optimise.canvas import Toned
 from opsin.optimise.climb import climb
 from opsin.optimise.recipe import Recipe
 from opsin.optimise.textures import noise
@@ -63,7 +64,7 @@ def deepdream(
     zoom: Annotated[float, Arg("zoom factor between frames", least=1, most=10)] = 1.05,
     seed: Annotated[int, Arg("random seed of the shifts and the noise", least=0)] = 0,
 ) -> Pictures:
-    """Gradient ascent on the energy ½ mean(A²) of layers, in octaves: x ← x + rate · g / mean|g|.
+    """Gradient ascent on the energy ½ mean(A²) of layers, in octaves: y ← y + rate · g / mean|g|, x = sin² y.
 
     From the smallest octave to the full size, under random shifts; what one octave added (its detail) is
     enlarged and carried into the next. A `channel` or a `guide` takes the place of the energy: of a guide
@@ -73,7 +74,8 @@ def deepdream(
     shifted at random and dreamt tile by tile, so that memory does not grow and, unless `shift` is 0, no
     seam stays. With `frames` the dream is enlarged by `zoom` and dreamt again, for a film.
 
-    Departs from the notebook: the gradient is kept per image, in [0, 1].
+    Departs from the notebook: it changes the angles y in place of the pixels x, so that shadows and
+    highlights keep their tone; the gradient, of y, is normalised per image.
     """
     if len(guide) > 1:
         raise InputError(f"deepdream: one guide, not {len(guide)}")
@@ -104,6 +106,7 @@ def deepdream(
                 Recipe(
                     steps=steps,
                     rate=rate,
+                    canvas=Toned(),
                     transforms=[jitter(reach)],
                     optimiser="gradient",
                     seed=seed + number,
