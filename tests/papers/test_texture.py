@@ -52,6 +52,22 @@ def test_the_loss_of_the_texture_is_what_was_measured():
     assert float(more.numbers["0 loss"][3, 0]) == pytest.approx(loss(few.images[0], PHOTO[0]), rel=1e-6)
 
 
+@pytest.mark.parametrize(("height", "width"), [(11, 9), (11, 24), (30, 9)])
+def test_a_small_sample_is_continued_by_its_mirror_images(height, width):
+    sample = nets.images(1, height, width, seed=5)
+    rows, columns = (
+        [i % (2 * n) if i % (2 * n) < n else 2 * n - 1 - i % (2 * n) for i in range(24 if n < 12 else n)]
+        for n in (height, width)
+    )
+    whole = sample[0][:, rows][:, :, columns]
+    result = opsin.texture(MODEL, sample, steps=1, size=24)
+    expected = loss(start(sample, 24), whole)
+    assert float(result.numbers["0 loss"]) == pytest.approx(expected, rel=1e-6)
+    told = f"the sample of {height}x{width} was continued by mirror images to {len(rows)}x{len(columns)}"
+    assert told in result.record.notes
+    assert result.panels[0].image.shape == sample.shape[1:]
+
+
 @pytest.mark.parametrize(("optimiser", "steps"), [("lbfgs", 20), ("adam", 40), ("gradient", 20)])
 def test_the_loss_falls_and_the_share_is_of_the_noise(optimiser, steps):
     numbers = opsin.texture(MODEL, PHOTO, steps=steps, size=24, optimiser=optimiser).numbers
@@ -141,5 +157,5 @@ def test_a_network_without_positions_is_refused():
 
 def test_a_photo_below_the_networks_least_size_is_refused_with_its_size():
     net = nets.chain(conv=nn.Conv2d(3, 2, 9), relu=nn.ReLU(), mean=nn.AdaptiveAvgPool2d(1))
-    with pytest.raises(opsin.NetworkError, match="1x3x4x4"):
-        opsin.texture(nets.model(net), nets.images(1, 4), layers="conv")
+    with pytest.raises(opsin.NetworkError, match="1x3x8x8"):
+        opsin.texture(nets.model(net), nets.images(1, 8), layers="conv", size=16)

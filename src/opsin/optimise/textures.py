@@ -5,10 +5,11 @@ from functools import reduce
 from operator import add
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from opsin.base.errors import InputError
+from opsin.base.job import note
 from opsin.network.model import Model
 from opsin.objectives.features import gram, gram_match
 from opsin.objectives.objective import Objective
@@ -23,6 +24,30 @@ def noise(photo: Float[Tensor, "1 3 h w"], size: tuple[int, int], seed: int) -> 
     """Faint Gaussian noise around the photo's mean colour."""
     drawn = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(seed)).to(photo)
     return (photo.mean((2, 3), keepdim=True) + NOISE * drawn).clamp(0, 1)
+
+
+def mirrored(photo: Float[Tensor, "1 3 h w"], side: int) -> Float[Tensor, "1 3 H W"]:
+    """The photo continued by its mirror images up to a side, where it is less than half as long.
+
+    A small sample is all border to deep layers, whose padding would become part of its texture.
+    """
+    height, width = (side if 2 * length < side else length for length in photo.shape[-2:])
+    if (height, width) == tuple(photo.shape[-2:]):
+        return photo
+    note(
+        f"the sample of {photo.shape[2]}x{photo.shape[3]} was continued by mirror images to {height}x{width}"
+    )
+    rows, columns = (
+        _back_and_forth(length, wanted, photo.device)
+        for length, wanted in zip(photo.shape[-2:], (height, width), strict=True)
+    )
+    return photo[:, :, rows][..., columns]
+
+
+def _back_and_forth(length: int, count: int, device: torch.device) -> Int[Tensor, " count"]:
+    """Indices 0 … length - 1, length - 1 … 0, 0 … and so on."""
+    at = torch.arange(count, device=device) % (2 * length)
+    return torch.where(at < length, at, 2 * length - 1 - at)
 
 
 def photo_label(index: int, count: int) -> str:

@@ -10,7 +10,14 @@ from opsin.network.model import Model
 from opsin.network.shortcuts.pooling import AveragePooling
 from opsin.optimise.climb import climb
 from opsin.optimise.recipe import Recipe
-from opsin.optimise.textures import DEFAULT_RATES, first_activations, noise, photo_label, texture_objective
+from opsin.optimise.textures import (
+    DEFAULT_RATES,
+    first_activations,
+    mirrored,
+    noise,
+    photo_label,
+    texture_objective,
+)
 from opsin.registry.kinds import Arg, Layers
 from opsin.registry.technique import technique
 from opsin.results.pictures import Picture, Pictures
@@ -57,14 +64,17 @@ def texture(
     as a share of the noise image's.
 
     By default the layers are the first activation at every resolution (VGG: relu1_1 to relu5_1). Departs
-    from the paper: G is a mean over positions, so that the new texture may have any size.
+    from the paper: G is a mean over positions, so that the new texture may have any size; a sample less than
+    half as long or wide as the texture is continued by its mirror images, so that deep layers see more of it
+    than of their padding.
     """
     panels: list[Picture] = []
     numbers: dict[str, Tensor] = {}
     for index, image in enumerate(images):
         photo = resized(image[None], longest(image[None], min(source, max(image.shape[-2:]))))
         with AveragePooling() if pooling == "average" else nullcontext():
-            target = texture_objective(model, photo, layers or first_activations(model))
+            sample = mirrored(photo, size)
+            target = texture_objective(model, sample, layers or first_activations(model))
             found = climb(
                 photo_label(index, len(images)) + "texture",
                 model,
