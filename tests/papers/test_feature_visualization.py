@@ -6,10 +6,20 @@ import nets
 import opsin
 import reference
 from opsin.optimise.canvas import COLOUR
+from opsin.optimise.natural import MAGNITUDES
 
 NET = nets.plain()
 MODEL = nets.model(NET)
-STILL = {"shift": 0, "turn": 0.0, "zoom": 0.0}  # no random changes
+UNCHANGED = {"shift": 0, "turn": 0.0, "zoom": 0.0}  # no random changes
+STILL = {**UNCHANGED, "canvas": "fourier"}
+PHASES = {**UNCHANGED, "canvas": "maco"}
+
+
+MIX = np.array(COLOUR) / np.linalg.norm(COLOUR, axis=0).max()
+
+
+def logit(image):
+    return np.log(image / (1 - image))
 
 
 def noise(seed, n=1):
@@ -26,8 +36,7 @@ def decoded(spectrum):
             size = np.hypot(min(i, 16 - i) / 16, j / 16)
             scaled[:, i, j] = (spectrum[:, i, j, 0] + 1j * spectrum[:, i, j, 1]) / max(size, 1 / 16)
     flat = np.fft.irfft2(scaled, (16, 16), norm="ortho") / 4
-    mix = np.array(COLOUR) / np.linalg.norm(COLOUR, axis=0).max()
-    return 1 / (1 + np.exp(-np.tensordot(mix, flat, 1)))
+    return 1 / (1 + np.exp(-np.tensordot(MIX, flat, 1)))
 
 
 def class_score(image, index=3):
@@ -52,8 +61,70 @@ def test_the_first_step_of_adam_moves_every_number_of_the_spectrum_uphill_by_the
         assert after[place] - start[place] == pytest.approx(rate * uphill, abs=1e-3)
 
 
+def photos_magnitudes(size=16):
+    """r at every frequency: on straight lines between the measured ones, in logarithms; 0 of the mean."""
+    known = np.log(np.array(MAGNITUDES))
+    found = np.zeros((3, size, size // 2 + 1))
+    for i in range(size):
+        for j in range(size // 2 + 1):
+            at = np.hypot(min(i, size - i) / size, j / size)
+            for channel in range(3):
+                if at:
+                    found[channel, i, j] = np.exp(np.interp(np.log(at), known[:, 0], known[:, 1 + channel]))
+    return found
+
+
+def of_phases(phases):
+    """x = σ(C F⁻¹(r e^{iφ}) / 4)."""
+    spectrum = photos_magnitudes() * (np.cos(phases) + 1j * np.sin(phases))
+    flat = np.fft.irfft2(spectrum, (16, 16), norm="ortho") / 4
+    return 1 / (1 + np.exp(-np.tensordot(MIX, flat, 1)))
+
+
+def test_maco_starts_from_random_phases_and_moves_every_phase_uphill_by_the_rate():
+    rate = 0.02
+    drawn = torch.rand(1, 3, 16, 9, generator=torch.Generator().manual_seed(5))[0].double().numpy()
+    flat = np.tensordot(np.linalg.inv(MIX), logit(of_phases(np.pi * (2 * drawn - 1))), 1)
+    image = of_phases(np.angle(np.fft.rfft2(flat)))  # which are those of real numbers, at every frequency
+    still = opsin.feature_visualization(MODEL, target=3, steps=1, rate=0.0, seed=5, **PHASES)
+    np.testing.assert_allclose(still.images[0], image, atol=1e-4)
+    result = opsin.feature_visualization(MODEL, target=3, steps=1, rate=rate, seed=5, **PHASES)
+    start, after = (
+        one.state["feature visualization/parameters"][0].double().numpy() for one in (still, result)
+    )
+    np.testing.assert_allclose(of_phases(start), image, atol=1e-4)
+    for place in [(0, 1, 2), (1, 3, 1), (2, 0, 4), (1, 15, 2)]:
+        moved = start.copy()
+        moved[place] += 1e-4
+        uphill = np.sign(class_score(of_phases(moved)) - class_score(of_phases(start)))
+        assert after[place] - start[place] == pytest.approx(rate * uphill, abs=1e-3)
+
+
+def test_maco_keeps_the_magnitudes_of_photos():
+    image = opsin.feature_visualization(MODEL, target=3, steps=20, canvas="maco").images[0].double().numpy()
+    flat = 4 * np.tensordot(np.linalg.inv(MIX), logit(image), 1)
+    found = np.abs(np.fft.rfft2(flat, norm="ortho"))
+    inner = (slice(None), slice(1, 8), slice(1, 8))  # where a phase is free
+    np.testing.assert_allclose(found[inner], photos_magnitudes()[inner], rtol=1e-2)
+
+
+@pytest.mark.parametrize(("net", "canvas"), [(nets.plain, "fourier"), (nets.vit, "maco")])
+def test_the_canvas_follows_the_kind_of_network(net, canvas):
+    model = nets.model(net())
+    made, named = (
+        opsin.feature_visualization(model, target=1, steps=2, **chosen) for chosen in ({}, {"canvas": canvas})
+    )
+    assert torch.equal(made.images, named.images)
+
+
+def test_the_magnitudes_of_photos_fall_with_the_frequency():
+    table = np.array(MAGNITUDES)
+    assert (np.diff(table[:, 0]) > 0).all()
+    assert (np.diff(table[:, 1:], axis=0) < 0).all()
+
+
 def test_scores_the_picture_after_a_random_shift():
-    result = opsin.feature_visualization(MODEL, target=3, steps=1, shift=1, turn=0.0, zoom=0.0)
+    result = opsin.feature_visualization(MODEL, target=3, steps=1, **{**STILL, "shift": 1})
     image = decoded(noise(0)[0])
     shifted = [class_score(np.roll(image, (i, j), (1, 2))) for i in (-1, 0, 1) for j in (-1, 0, 1)]
     assert min(abs(float(result.numbers["scores"]) - score) for score in shifted) < 1e-5
@@ -69,10 +140,14 @@ def test_every_random_change_is_drawn_from_the_seed(change):
     assert not torch.equal(changed, opsin.feature_visualization(MODEL, **settings, seed=1).images)
 
 
+@pytest.mark.parametrize("canvas", ["maco", "fourier"])
 @pytest.mark.parametrize("target", [3, "conv2:4", "neuron(conv2, 4)", "energy(relu2)"])
-def test_the_score_rises(target):
-    changes = STILL if "neuron" in str(target) else {}  # one place, of which a shift leaves little
-    scores = opsin.feature_visualization(MODEL, target=target, steps=30, **changes).numbers["scores"]
+def test_the_score_rises(target, canvas):
+    # one place, of which a shift leaves little; and all of a small picture, which it changes
+    changes = UNCHANGED if "neuron" in str(target) or canvas == "maco" else {}
+    scores = opsin.feature_visualization(MODEL, target=target, steps=30, canvas=canvas, **changes).numbers[
+        "scores"
+    ]
     assert scores[-3:].mean() > scores[:3].mean()
 
 

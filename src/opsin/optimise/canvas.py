@@ -16,7 +16,7 @@ EDGE = 1e-4  # black and white are so far from 0 and 1 in a sigmoid's image
 
 
 class Canvas(ABC):
-    """An image parametrisation: `decode(encode(images))` gives the images back."""
+    """An image parametrisation: `decode(encode(images))` gives the images, or what it keeps of them."""
 
     @abstractmethod
     def encode(self, images: Float[Tensor, "n 3 h w"]) -> Tensor:
@@ -80,14 +80,14 @@ class Fourier(Canvas):
 
     def encode(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h half 2"]:
         """The spectrum of images; black and white are brought within 1e-4 of 0 and 1."""
-        flat = SPREAD * torch.einsum("dc,nchw->ndhw", self._colour(images).inverse(), images.logit(EDGE))
+        flat = SPREAD * torch.einsum("dc,nchw->ndhw", self.mix(images).inverse(), images.logit(EDGE))
         return torch.view_as_real(torch.fft.rfft2(flat, norm="ortho") / self._scale.to(images.device))
 
     def decode(self, parameters: Float[Tensor, "n 3 h half 2"]) -> Float[Tensor, "n 3 h w"]:
         """The images of a spectrum."""
         spectrum = torch.view_as_complex(parameters) * self._scale.to(parameters.device)
         flat = torch.fft.irfft2(spectrum, (self.height, self.width), norm="ortho") / SPREAD
-        return torch.einsum("cd,ndhw->nchw", self._colour(flat), flat).sigmoid()
+        return torch.einsum("cd,ndhw->nchw", self.mix(flat), flat).sigmoid()
 
     def project(self, parameters: Tensor) -> None:
         """A sigmoid's image is in [0, 1] already."""
@@ -104,7 +104,8 @@ class Fourier(Canvas):
         scale: Tensor = size.clamp(min=1 / max(self.height, self.width)).pow(-self.decay)
         return scale
 
-    def _colour(self, like: Tensor) -> Float[Tensor, "3 3"]:
+    def mix(self, like: Tensor) -> Float[Tensor, "3 3"]:
+        """C, on the device and of the kind of another tensor."""
         return self._mix.to(like)
 
     @cached_property

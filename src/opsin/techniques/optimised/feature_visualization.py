@@ -1,4 +1,4 @@
-from typing import Annotated
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 
@@ -8,6 +8,7 @@ from opsin.network.model import Model
 from opsin.objectives.features import diversity
 from opsin.optimise.canvas import Fourier
 from opsin.optimise.climb import climb, climbed
+from opsin.optimise.natural import Natural
 from opsin.optimise.recipe import Recipe
 from opsin.optimise.transforms import affine, jitter
 from opsin.registry.kinds import Arg, Target
@@ -15,25 +16,52 @@ from opsin.registry.technique import technique
 from opsin.results.pictures import Pictures
 
 
+class Defaults(NamedTuple):
+    """What suits a canvas, found by looking."""
+
+    canvas: type[Natural] | type[Fourier]
+    rate: float
+    turn: float
+    zoom: float
+
+
+DEFAULTS = {"maco": Defaults(Natural, 0.1, 0.0, 1.5), "fourier": Defaults(Fourier, 0.05, 10.0, 0.1)}
+
+
 @technique(
     paper="Olah, Mordvintsev, Schubert: Feature Visualization, Distill 2017 (doi:10.23915/distill.00007)",
     reading="What excites the target most, as a picture that survives small shifts and turns.",
-    cost=1536,
+    cost=768,
     iterative=True,
 )
 def feature_visualization(
     model: Model,
     target: Target,
-    steps: Annotated[int, Arg("number of gradient steps", least=1)] = 512,
-    rate: Annotated[float, Arg("Adam's rate, in the spectrum's unit", least=0, most=10)] = 0.05,
+    steps: Annotated[int, Arg("number of gradient steps", least=1)] = 256,
+    canvas: Annotated[
+        Literal["fourier", "maco"] | None,
+        Arg(
+            "what is changed: a whole spectrum (fourier), or the phases of one with the magnitudes of photos "
+            "(maco); by default fourier, or maco on a network of tokens"
+        ),
+    ] = None,
+    rate: Annotated[
+        float | None, Arg("Adam's rate; by default 0.05 in the spectrum's unit, or 0.1 rad", least=0, most=10)
+    ] = None,
     pictures: Annotated[int, Arg("number of different pictures of a single target", least=1)] = 1,
     variety: Annotated[
         float,
         Arg("weight of the differences between several pictures, at the target's layer", least=0, most=1e6),
     ] = 1.0,
     shift: Annotated[int, Arg("largest random shift (jitter), pixels", least=0, most=MOST_PIXELS)] = 16,
-    turn: Annotated[float, Arg("largest random rotation, degrees", least=0, most=180)] = 10.0,
-    zoom: Annotated[float, Arg("largest random change of scale, as a share", least=0, most=0.9)] = 0.1,
+    turn: Annotated[
+        float | None,
+        Arg("largest random rotation, degrees; by default 10, or 0 with maco", least=0, most=180),
+    ] = None,
+    zoom: Annotated[
+        float | None,
+        Arg("largest random enlargement, as a share; by default 0.1, or 1.5 with maco", least=0, most=9),
+    ] = None,
     size: Annotated[
         int | None, Arg("side of the picture, pixels; by default the model's", least=16, most=MOST_PIXELS)
     ] = None,
@@ -42,10 +70,13 @@ def feature_visualization(
     """The image that maximises an objective, sought in a decorrelated spectrum under random small changes.
 
     arg max_ŷ E_T[S(T(x(ŷ)))] with x = σ(C F⁻¹(s ŷ) / 4) (see `canvas.Fourier`) and T a random shift, turn and
-    zoom, drawn anew in every step; Adam from faint noise.
+    change of scale, drawn anew in every step; Adam from faint noise. With `maco` only phases φ are sought,
+    x = σ(C F⁻¹(r e^{iφ}) / 4) with the magnitudes r of photos (see `natural.Natural`), from random ones, and
+    T only enlarges: the picture stays near to what networks are trained on, and grows from the middle.
 
     Several targets (separated by semicolons) make a picture each; several `pictures` of one target are
-    kept apart by `diversity` at its first layer.
+    kept apart by `diversity` at its first layer. MACO: Fel et al. 2023 (arXiv:2306.06805), here with one draw
+    of T a step in place of 32 crops, and without noise.
     """
     if target.count > 1 and pictures > 1:
         raise InputError(
@@ -53,19 +84,34 @@ def feature_visualization(
         )
     height, width = (size, size) if size else model.size
     n = max(target.count, pictures)
-    canvas = Fourier(height, width)
-    start = canvas.noise(n, torch.Generator().manual_seed(seed)).to(model.device)
+    canvas = canvas or ("maco" if of_tokens(model) else "fourier")
+    use = DEFAULTS[canvas]
+    turn, zoom = use.turn if turn is None else turn, use.zoom if zoom is None else zoom
+    surface = use.canvas(height, width)
+    start = surface.noise(n, torch.Generator().manual_seed(seed)).to(model.device)
     spread = pictures > 1 and variety and target.count == 1
     changes = [jitter(shift)] if shift else []
-    changes += [affine(turn, 1 - zoom, 1 + zoom)] if turn or zoom else []
+    changes += [affine(turn, 1 if canvas == "maco" else 1 / (1 + zoom), 1 + zoom)] if turn or zoom else []
     found = climb(
         "feature visualization",
         model,
         target + variety * diversity(spatial(model, target.layers[0])) if spread else target,
         start,
-        Recipe(steps=steps, rate=rate, canvas=canvas, transforms=changes, seed=seed),
+        Recipe(
+            steps=steps,
+            rate=use.rate if rate is None else rate,
+            canvas=surface,
+            transforms=changes,
+            seed=seed,
+        ),
     )
     return climbed(found, target, model)
+
+
+def of_tokens(model: Model) -> bool:
+    """Whether the last layer with a spatial extent gives tokens, as in transformers."""
+    call = model.call(model.default_layer)
+    return call is not None and call.layout == "tokens"
 
 
 def spatial(model: Model, layer: str) -> str:
