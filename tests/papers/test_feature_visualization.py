@@ -108,15 +108,6 @@ def test_maco_keeps_the_magnitudes_of_photos():
     np.testing.assert_allclose(found[inner], photos_magnitudes()[inner], rtol=1e-2)
 
 
-@pytest.mark.parametrize(("net", "canvas"), [(nets.plain, "fourier"), (nets.vit, "maco")])
-def test_the_canvas_follows_the_kind_of_network(net, canvas):
-    model = nets.model(net())
-    made, named = (
-        opsin.feature_visualization(model, target=1, steps=2, **chosen) for chosen in ({}, {"canvas": canvas})
-    )
-    assert torch.equal(made.images, named.images)
-
-
 def test_the_magnitudes_of_photos_fall_with_the_frequency():
     table = np.array(MAGNITUDES)
     assert (np.diff(table[:, 0]) > 0).all()

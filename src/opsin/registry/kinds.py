@@ -47,8 +47,7 @@ class Parameter:
     @property
     def choices(self) -> tuple[str, ...]:
         """The valid words of a setting that is one of a few."""
-        kinds = get_args(self.type) if NoneType in get_args(self.type) else (self.type,)
-        return get_args(kinds[0]) if get_origin(kinds[0]) is Literal else ()
+        return get_args(self.type) if get_origin(self.type) is Literal else ()
 
     @property
     def required(self) -> bool:

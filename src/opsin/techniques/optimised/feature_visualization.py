@@ -39,12 +39,12 @@ def feature_visualization(
     target: Target,
     steps: Annotated[int, Arg("number of gradient steps", least=1)] = 256,
     canvas: Annotated[
-        Literal["fourier", "maco"] | None,
+        Literal["fourier", "maco"],
         Arg(
             "what is changed: a whole spectrum (fourier), or the phases of one with the magnitudes of photos "
-            "(maco); by default fourier, or maco on a network of tokens"
+            "(maco), which suits transformers"
         ),
-    ] = None,
+    ] = "fourier",
     rate: Annotated[
         float | None, Arg("Adam's rate; by default 0.05 in the spectrum's unit, or 0.1 rad", least=0, most=10)
     ] = None,
@@ -84,7 +84,6 @@ def feature_visualization(
         )
     height, width = (size, size) if size else model.size
     n = max(target.count, pictures)
-    canvas = canvas or ("maco" if of_tokens(model) else "fourier")
     use = DEFAULTS[canvas]
     turn, zoom = use.turn if turn is None else turn, use.zoom if zoom is None else zoom
     surface = use.canvas(height, width)
@@ -106,12 +105,6 @@ def feature_visualization(
         ),
     )
     return climbed(found, target, model)
-
-
-def of_tokens(model: Model) -> bool:
-    """Whether the last layer with a spatial extent gives tokens, as in transformers."""
-    call = model.call(model.default_layer)
-    return call is not None and call.layout == "tokens"
 
 
 def spatial(model: Model, layer: str) -> str:
