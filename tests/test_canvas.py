@@ -3,7 +3,7 @@ import pytest
 import torch
 
 import nets
-from opsin.optimise.canvas import COLOUR, EDGE, SPREAD, Fourier, Pixels
+from opsin.optimise.canvas import COLOUR, EDGE, SPREAD, Fourier, Pixels, Toned
 
 SIZES = [(16, 16), (15, 15), (12, 17), (17, 12), (2, 5)]
 BOTH = [torch.float32, torch.float64]
@@ -97,7 +97,7 @@ def test_the_scale_is_one_over_the_frequency_and_largest_at_none(size):
 def test_colours_are_mixed_by_lucids_matrix_over_its_largest_column_norm():
     assert COLOUR == ((0.26, 0.09, 0.02), (0.27, 0.00, -0.05), (0.27, -0.09, 0.03))
     assert SPREAD == 4
-    mixed = Fourier(8, 8)._colour(torch.zeros(1, dtype=torch.float64)).numpy()
+    mixed = Fourier(8, 8).mix(torch.zeros(1, dtype=torch.float64)).numpy()
     largest = np.sqrt(0.26**2 + 0.27**2 + 0.27**2)  # the first column
     np.testing.assert_allclose(mixed * largest, COLOUR, rtol=1e-12)
 
@@ -145,3 +145,19 @@ def test_noise_is_faint_and_grey_on_the_whole():
 def test_an_image_of_a_spectrum_can_be_differentiated():
     drawn = parameters(1, 3, 4).requires_grad_()
     torch.autograd.gradcheck(Fourier(3, 4).decode, (drawn,))
+
+
+def test_a_toned_picture_is_the_squared_sine_of_its_angles_which_are_kept_from_black_to_white():
+    images = nets.images(2)
+    images[0, 0, 0, :2] = torch.tensor([0.0, 1.0])
+    canvas = Toned()
+    angles = canvas.encode(images)
+    np.testing.assert_allclose(np.sin(angles.numpy()) ** 2, images, atol=1e-12)
+    np.testing.assert_allclose(canvas.decode(angles), images, atol=1e-12)
+    moved = angles + torch.tensor([-0.5, 0.5]).view(2, 1, 1, 1)
+    canvas.project(moved)
+    assert float(moved.min()) == 0
+    assert float(canvas.decode(moved).max()) == 1
+    np.testing.assert_allclose(
+        moved, (angles + torch.tensor([-0.5, 0.5]).view(2, 1, 1, 1)).clamp(0, np.pi / 2)
+    )
