@@ -59,10 +59,10 @@ quick = settings(max_examples=30, deadline=None, derandomize=True, suppress_heal
 
 def called(name, images=PHOTOS, **chosen):
     technique = TECHNIQUES[name]
-    given = (images,) if technique.takes_images else ()
+    given = technique.inputs(MODEL, images)
     few = {key: value for key, value in SHORT.items() if key in technique.parameters}
     required = {key: NEEDED[p.arg.role] for key, p in technique.parameters.items() if p.required}
-    return technique.run(MODEL, *given, **{**few, **required, **chosen})
+    return technique.run(*given, **{**few, **required, **chosen})
 
 
 def shows(result):
@@ -131,7 +131,8 @@ def test_any_words_in_the_command_line_end_in_success_or_one_error(name, here, c
     chosen = draw.draw(st.lists(st.tuples(flags, values), min_size=1, max_size=2))
     photo = ["photo.png"] if TECHNIQUES[name].takes_images else []
     few = [f"--{key}={value}" for key, value in SHORT.items() if key in TECHNIQUES[name].parameters]
-    code, _, err = call(name, *photo, "-m", "net.py:net", "-o", "out", *few, *sum(chosen, ()))
+    network = ["-m", "net.py:net"] if TECHNIQUES[name].takes_model else []
+    code, _, err = call(name, *photo, *network, "-o", "out", *few, *sum(chosen, ()))
     assert code in (0, 2)
     assert "Traceback" not in err
     assert len(err.strip().splitlines()) <= 6

@@ -6,5 +6,6 @@ Optimiser = Literal["adam", "lbfgs", "gradient"]
 
 LARGEST_INT = 2**63 - 1  # the largest integer that torch accepts
 MOST_PIXELS = 2**15  # most pixels along a side of a generated picture, and in settings of its transforms
+MOST_TEXTURE = 2048  # pixels along a side of a texture that is made without a network
 MOST_EXPONENT = 20  # of a prior: this power of a picture and its gradient are still finite
 DEFAULT_NETWORK = "googlenet"  # its weights come with the install

@@ -192,7 +192,12 @@ def resume(
     first = next(iter(loaded.values()))
     if first.record is None:
         raise click.UsageError(f"{result} does not say how it was made")
-    model = reopen_model(first.record.model, model_name, weights, result)
+    if catalogue.declared(first.record.technique).takes_model:
+        model = reopen_model(first.record.model, model_name, weights, result)
+    elif model_name is None and weights is None:
+        model = None
+    else:
+        raise click.UsageError(f"{first.record.technique} takes no network: leave out --model and --weights")
     place, absent = folder or result, not_begun(result)
     with writing(place) as fresh, progress(every) as watch:
         for name, inner in each(loaded, fresh, watch, absent):

@@ -66,7 +66,7 @@ def gallery(folder: str | Path) -> Path:
         results: list[tuple[Technique, Result]] = []
         for technique in steps(known.values(), len(known), "gallery"):
             network = NETWORKS.get(technique.name, technique.network)
-            result = made(technique, model(network))
+            result = made(technique, model(network) if technique.takes_model else None)
             results.append((technique, result))
             with storing():
                 (place / technique.name).mkdir()
@@ -79,7 +79,7 @@ def gallery(folder: str | Path) -> Path:
             "gallery.html",
             groups=groups,
             count=len(known),
-            networks=list(dict.fromkeys(technique.network for technique in known.values())),
+            networks=list(dict.fromkeys(t.network for t in known.values() if t.takes_model)),
             photos=[("sample", webp_uri(colour.photo(fit(_photo("grad_cam"), model(None))), SIDE), 1, 1)],
             scales=colour.SCALES,
         )
@@ -90,18 +90,19 @@ def gallery(folder: str | Path) -> Path:
     return Path(folder) / PAGE
 
 
-def made(technique: Technique, model: Model) -> Result:
-    """The technique's result on its sample photo."""
+def made(technique: Technique, model: Model | None) -> Result:
+    """The technique's result on its sample photo, with the network where it takes one."""
     settings = SETTINGS.get(technique.name, dict)()
-    if not technique.takes_images:
-        return technique.run(model, **settings)  # type: ignore[no-any-return]
+    given = _given(technique, model) if technique.takes_images else None
+    return technique.run(*technique.inputs(model, given), **settings)  # type: ignore[no-any-return]
+
+
+def _given(technique: Technique, model: Model | None) -> Float[Tensor, "n 3 h w"]:
+    """The sample photo as the technique takes it."""
     photo = _photo(technique.name)
-    given = {
-        "each": lambda: fit(photo, model)[None],
-        "whole": lambda: whole(photo, SIDE),
-        "together": lambda: crops(photo, model),
-    }[technique.photos]()
-    return technique.run(model, given, **settings)  # type: ignore[no-any-return]
+    if model is None or technique.photos == "whole":
+        return whole(photo, SIDE)
+    return crops(photo, model) if technique.photos == "together" else fit(photo, model)[None]
 
 
 def _photo(name: str) -> Image.Image:
