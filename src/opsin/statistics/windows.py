@@ -1,0 +1,264 @@
+"""Co-occurrence features in a sliding window at every pixel, by sums over boxes.
+
+A window's counts are a sum over a box, and a sum over a box is four sums over everything above and to the
+left of its corners: a pixel costs the same whatever the window. Several counters are packed into one 64-bit
+number, since sums of packed numbers are packed sums; what overflows on the way cancels in the differences.
+The picture is worked in bands of rows, so that memory does not grow with its height, and no matrix is kept.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from opsin.base.choices import Feature, Over
+from opsin.base.errors import InputError
+from opsin.statistics.cooccurrence import Offset, Rules, pairs
+from opsin.statistics.haralick import Distributions, features, maximal_correlation
+from opsin.statistics.levels import OUTSIDE
+
+BAND = 2**15  # pixels that are worked at once, so that they stay in the processor's cache
+BITS = 62  # of a packed number
+MATRICES = 2**22  # numbers of the matrices of which singular values are taken at once
+JOINT: frozenset[Feature] = frozenset(
+    {
+        "joint_maximum",
+        "joint_entropy",
+        "angular_second_moment",
+        "information_correlation_1",
+        "information_correlation_2",
+        "maximal_correlation",
+    }
+)  # features that need p(i, j) itself
+SUMS: frozenset[Feature] = frozenset(
+    {
+        "sum_average",
+        "sum_variance",
+        "sum_entropy",
+        "correlation",
+        "autocorrelation",
+        "cluster_tendency",
+        "cluster_shade",
+        "cluster_prominence",
+    }
+)
+SINGLE: frozenset[Feature] = frozenset({"joint_average", "joint_variance", "correlation"})
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Which features to take in which windows, of pictures with levels 0 to count - 1.
+
+    A window is `side` pixels wide and high around its pixel; at the picture's edge, and at a mask's, it holds
+    the pairs that lie in both. `over` says whether the offsets are merged before features are taken, or
+    each has its own, of which the mean over the offsets that have any pair is taken.
+    """
+
+    names: tuple[Feature, ...]
+    side: int
+    offsets: tuple[Offset, ...]
+    count: int
+    rules: Rules
+    symmetric: bool = True
+    over: Over = "merged"
+
+    def __post_init__(self) -> None:
+        if self.side % 2 == 0:
+            raise InputError(f"a window is an odd number of pixels wide, not {self.side}")
+        for rows, columns in self.offsets:
+            if max(abs(rows), abs(columns)) >= self.side:
+                raise InputError(
+                    f"a window of {self.side} pixels holds no pair at an offset of {rows},{columns}"
+                )
+
+    def bands(self, height: int, width: int) -> list[tuple[int, int]]:
+        """The first and last row but one of every band of a picture."""
+        rows = max(self.side, BAND // width)
+        edges = [*range(0, height, rows), height]
+        return list(pairwise(edges))
+
+    def band(self, levels: Int[Tensor, "h w"], top: int, bottom: int) -> Float[Tensor, "features rows w"]:
+        """The features in the rows from `top` to `bottom`; NaN where a window holds no pair."""
+        if self.over == "merged":
+            return self._features(levels, self.offsets, top, bottom)
+        each = torch.stack([self._features(levels, (one,), top, bottom) for one in self.offsets])
+        return each.nanmean(0)
+
+    def _features(
+        self, levels: Tensor, offsets: Sequence[Offset], top: int, bottom: int
+    ) -> Float[Tensor, "features rows w"]:
+        joint = JOINT.intersection(self.names)
+        boxes = [_Boxes(levels, offset, self.side, top, bottom) for offset in offsets]
+        found, total = self._from_joint(boxes) if joint else self._from_single(boxes)
+        maximal = None
+        if "maximal_correlation" in self.names:
+            maximal = self._maximal(boxes)
+        values = features(found, self.rules, self.names, maximal)
+        stacked = torch.stack([values[name] for name in self.names])
+        return torch.where(total > 0, stacked, torch.nan)
+
+    def _from_joint(self, boxes: "list[_Boxes]") -> tuple[Distributions, Tensor]:
+        """The distributions by way of every pair of levels."""
+        shape, like = boxes[0].shape, boxes[0].one
+        first, second, sums, differences = (
+            torch.zeros(size, *shape, dtype=torch.int32, device=like.device)
+            for size in (self.count, self.count, 2 * self.count - 1, self.count)
+        )
+        squares = torch.zeros(shape, dtype=torch.float64, device=like.device)
+        greatest, logs, total = squares.clone(), squares.clone(), torch.zeros_like(first[0])
+        for (i, j), number in self._joint_counts(boxes):
+            twice = self.symmetric and i != j  # the counts of (i, j) and of (j, i)
+            weight = 2 if self.symmetric else 1
+            counts = number * (1 if twice else weight)
+            both = number * weight
+            exact = counts.double()
+            share = 2 if twice else 1  # entries of the matrix that hold this count
+            squares.add_(exact * exact, alpha=share)
+            logs.add_(torch.xlogy(exact, exact), alpha=share)
+            torch.maximum(greatest, exact, out=greatest)
+            total.add_(both)
+            sums[i + j].add_(both)
+            differences[abs(i - j)].add_(both)
+            first[i].add_(number * (1 if twice else weight))
+            second[j].add_(number * (1 if twice else weight))
+            if twice:
+                first[j].add_(number)
+                second[i].add_(number)
+        whole = total.clamp(min=1).double()
+        joint = {
+            "squares": squares / whole.square(),
+            "greatest": greatest / whole,
+            "entropy": whole.log() - logs / whole,
+        }
+        found = Distributions(first / whole, second / whole, sums / whole, differences / whole, joint)
+        return found, total
+
+    def _from_single(self, boxes: "list[_Boxes]") -> tuple[Distributions, Tensor]:
+        """The distributions of sums, differences and levels, each only where a feature asks for it."""
+        count = self.count
+        number = torch.stack([box.valid_count() for box in boxes]).sum(0)
+        whole = number.clamp(min=1).double()
+
+        def shares(size: int, code: str) -> Tensor:
+            counted = torch.stack([part for _, part in self._counts(boxes, size, code)])
+            return counted / whole
+
+        none = whole.new_zeros(count, *whole.shape)
+        asked = set(self.names)
+        first = second = none
+        if asked & SINGLE:
+            first, second = shares(count, "first"), shares(count, "second")
+            if self.symmetric:
+                first = second = (first + second) / 2
+        sums = shares(2 * count - 1, "sums") if asked & SUMS else none
+        only_single = asked <= (SINGLE | SUMS) - {"autocorrelation"}
+        differences = none if only_single else shares(count, "differences")
+        return Distributions(first, second, sums, differences, {}), number
+
+    def _joint_counts(self, boxes: "list[_Boxes]") -> Iterator[tuple[tuple[int, int], Tensor]]:
+        """Every pair of levels with its counts; of a symmetric matrix i <= j, and both orders together."""
+        count = self.count
+        if not self.symmetric:
+            for code, counted in self._counts(boxes, count * count, "joint"):
+                yield (code // count, code % count), counted
+            return
+        upper = [(i, j) for j in range(count) for i in range(j + 1)]
+        for code, counted in self._counts(boxes, len(upper), "unordered"):
+            yield upper[code], counted
+
+    def _counts(self, boxes: "list[_Boxes]", size: int, code: str) -> Iterator[tuple[int, Tensor]]:
+        """For every code from 0 to size - 1 how many pairs of a window have it, over all offsets."""
+        bits = (len(boxes) * self.side**2).bit_length()
+        fields = BITS // bits
+        codes = [box.code(code, self.count) for box in boxes]
+        for start in range(0, size, fields):
+            packed = sum(
+                box.summed(_packed(one, start, fields, bits)) for box, one in zip(boxes, codes, strict=True)
+            )
+            for field in range(min(fields, size - start)):
+                yield start + field, ((packed >> (bits * field)) & (2**bits - 1)).int()
+
+    def _maximal(self, boxes: "list[_Boxes]") -> Float[Tensor, "rows w"]:
+        """The maximal correlation, of few windows at a time: the only feature that needs whole matrices."""
+        rows, width = boxes[0].shape
+        found = torch.empty(rows, width, dtype=torch.float64, device=boxes[0].one.device)
+        most = max(1, MATRICES // (self.count**2 * width))
+        for start in range(0, rows, most):
+            end = min(rows, start + most)
+            parts = [box.rows(start, end) for box in boxes]
+            matrix = found.new_zeros(end - start, width, self.count, self.count)
+            for (i, j), number in self._joint_counts(parts):
+                matrix[..., i, j] += number
+                if self.symmetric:
+                    matrix[..., j, i] += number
+            total = matrix.sum((-1, -2), keepdim=True).clamp(min=1)
+            found[start:end] = maximal_correlation(matrix / total)
+        return found
+
+
+class _Boxes:
+    """The pairs of one offset that the windows of some rows need, and sums over their boxes."""
+
+    def __init__(self, levels: Int[Tensor, "h w"], offset: Offset, side: int, top: int, bottom: int) -> None:
+        self.levels, self.offset, self.side, self.top, self.bottom = levels, offset, side, top, bottom
+        half, high = side // 2, abs(offset[0])
+        height, self.width = levels.shape
+        start, end = max(0, top - half), min(height, bottom + half)
+        if end - start <= high:  # no pair: any two rows, none of whose sums are taken
+            start, end = 0, min(height, high + 1)
+        self.one, self.other = pairs(levels[start:end], offset)
+        self.valid = (self.one != OUTSIDE) & (self.other != OUTSIDE)
+        self.shape = (bottom - top, self.width)
+        rows = torch.arange(top, bottom, device=levels.device)
+        columns = torch.arange(self.width, device=levels.device)
+        across = abs(offset[1])
+        self._rows = self._ends(rows - start, half, high, self.one.shape[0])
+        self._columns = self._ends(columns, half, across, self.one.shape[1])
+
+    @staticmethod
+    def _ends(place: Tensor, half: int, reach: int, most: int) -> tuple[Tensor, Tensor]:
+        """Where the pairs of the windows around these places begin and end."""
+        begin = (place - half).clamp(0, most)
+        return begin, torch.maximum(begin, (place + half + 1 - reach).clamp(0, most))
+
+    def rows(self, start: int, end: int) -> "_Boxes":
+        """The same for some of the rows."""
+        return _Boxes(self.levels, self.offset, self.side, self.top + start, self.top + end)
+
+    def code(self, what: str, count: int) -> Int[Tensor, "H W"]:
+        """What is counted of every pair, -1 where a pixel is outside the mask."""
+        one, other = self.one, self.other
+        if what == "unordered":
+            less, more = torch.minimum(one, other), torch.maximum(one, other)
+            found = more * (more + 1) // 2 + less
+        elif what == "joint":
+            found = one * count + other
+        elif what == "sums":
+            found = one + other
+        elif what == "differences":
+            found = (one - other).abs()
+        else:
+            found = one if what == "first" else other
+        return torch.where(self.valid, found, OUTSIDE)
+
+    def valid_count(self) -> Int[Tensor, "rows w"]:
+        """How many pairs every window holds."""
+        return self.summed(self.valid.long())
+
+    def summed(self, values: Int[Tensor, "H W"]) -> Int[Tensor, "rows w"]:
+        """The sums over every window's pairs."""
+        (top, bottom), (left, right) = self._rows, self._columns
+        down = torch.nn.functional.pad(values.cumsum(0), (0, 0, 1, 0))
+        strips = down[bottom] - down[top]
+        across = torch.nn.functional.pad(strips.cumsum(1), (1, 0))
+        return across[:, right] - across[:, left]
+
+
+def _packed(codes: Int[Tensor, "H W"], start: int, fields: int, bits: int) -> Int[Tensor, "H W"]:
+    """A one in the field of every code from `start` on, zero where the code has none among them."""
+    field = codes - start
+    inside = (field >= 0) & (field < fields)
+    return torch.where(inside, torch.ones_like(codes) << (bits * field.clamp(0, fields - 1)), 0)
