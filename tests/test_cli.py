@@ -87,6 +87,8 @@ GIVEN = {
     "feature_visualization": "-t blue.dog",
     "facets": "flipped.png turned.png --clusters 2",
     "texture": "--size 32 --source 64",
+    "efros_leung": "--size 32 --source 48",
+    "portilla_simoncelli": "--size 32 --source 48 --scales 1",
     "style_transfer": "--style flipped.png --size 32",
 }
 

@@ -40,7 +40,8 @@ EXPLAINING = [n for n, t in ON_IMAGES.items() if "target" in t.parameters and no
 AT_LAYER = [n for n, t in TECHNIQUES.items() if any(p.arg.role == "layer" for p in t.parameters.values())]
 TOGETHER = {name for name, technique in TECHNIQUES.items() if technique.photos == "together"}
 LAYER = "conv2"  # there in every twin
-SHORT = {"samples": 3, "steps": 2, "octaves": 2, "clusters": 2, "size": SIZE}  # where a technique takes them
+# where a technique takes them
+SHORT = {"samples": 3, "steps": 2, "octaves": 2, "clusters": 2, "size": SIZE, "scales": 1, "window": 7}
 CLIMBED = 1e-3  # after two steps of Adam, which divides by small numbers, in single precision
 REFUSES = {
     "cam",

@@ -14,13 +14,14 @@ from opsin.optimise.climb import Climb, followed, saved_climb
 
 
 class Growth(ABC):
-    """A picture (1, 3, h, w) and how it is taken further.
+    """A picture and how it is taken further.
 
-    `arrays` are the tensors that change on the way, all in place; `picture` is the first of them. `number`
-    counts from 0 to `total`, and `generator` is where all random numbers come from.
+    `arrays` are the tensors that change on the way, all in place; `picture` is the first of them, in colours
+    or in what `images` makes colours of. `number` counts from 0 to `total`, and `generator` is where all
+    random numbers come from.
     """
 
-    def __init__(self, start: Float[Tensor, "1 3 h w"], total: int, seed: int) -> None:
+    def __init__(self, start: Float[Tensor, "1 k h w"], total: int, seed: int) -> None:
         self.picture = start.clone()
         self.arrays = {"parameters": self.picture}
         self.total, self.number = total, 0
@@ -44,7 +45,7 @@ class Growth(ABC):
             yield Step(self.number, score, self.images, self._state)
 
     def _state(self) -> dict[str, Tensor]:
-        kept = {name: array.clone() for name, array in self.arrays.items()}
+        kept = {name: array.detach().clone() for name, array in self.arrays.items()}
         return kept | {"number": torch.tensor(self.number), "generator": self.generator.get_state()}
 
     def _restore(self, state: Mapping[str, Tensor]) -> None:
@@ -54,7 +55,7 @@ class Growth(ABC):
         for name in needed:
             if name not in state or state[name].shape != self.arrays[name].shape:
                 raise InputError(f"{DAMAGED}{name} is not of shape {tuple(self.arrays[name].shape)}")
-            self.arrays[name].copy_(state[name])
+            self.arrays[name].data.copy_(state[name])
         try:
             self.generator.set_state(state["generator"])
         except (KeyError, RuntimeError, TypeError) as error:
