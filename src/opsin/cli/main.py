@@ -26,6 +26,7 @@ from opsin.cli.options import (
 from opsin.cli.output import each, finish, keep_animation, say_not_begun, write
 from opsin.cli.signals import end, exit_code, handling
 from opsin.cli.streams import end_output, failed_to_print
+from opsin.cli.texturing import textures
 from opsin.cli.watch import progress
 from opsin.registry import catalogue
 
@@ -84,7 +85,7 @@ def cli() -> None:
     """
 
 
-for command in (explain, compare, *COMMANDS, lists.techniques, lists.models):
+for command in (explain, compare, textures, *COMMANDS, lists.techniques, lists.models):
     cli.add_command(command)
 
 

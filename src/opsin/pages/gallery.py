@@ -44,11 +44,24 @@ SETTINGS: dict[str, Callable[[], dict[str, Any]]] = {
     "facets": lambda: {"target": "tiger cat", "clusters": 3},
     "inversion": lambda: {"steps": 200},
     "texture": lambda: {"steps": 150},
+    "efros_leung": lambda: {"size": 96, "source": 96},
+    "portilla_simoncelli": lambda: {"steps": 30},
     "style_transfer": lambda: {"style": picture(data.immunohistochemistry()), "size": SIDE, "steps": 100},
 }
 NETWORKS: dict[str, str] = {}  # for techniques that another network shows better
 PHOTO: dict[str, Callable[[], Any]] = {
-    "texture": data.gravel,
+    **dict.fromkeys(
+        (
+            "texture",
+            "glcm",
+            "efros_leung",
+            "quilting",
+            "heeger_bergen",
+            "portilla_simoncelli",
+            "random_phase",
+        ),
+        data.gravel,
+    ),
     "deepdream": lambda: load_sample_image("china.jpg"),
     "style_transfer": lambda: load_sample_image("china.jpg"),
 }

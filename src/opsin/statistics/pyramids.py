@@ -116,6 +116,17 @@ class Statistics:
 
 
 @contextmanager
+def one_thread() -> Iterator[None]:
+    """A block in which torch works with one thread: several wait for each other over many small bands."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@contextmanager
 def _generator_left_alone() -> Iterator[None]:
     """A block that may draw NumPy's random numbers, as plenoptic does to find the shapes of its bands."""
     state = np.random.get_state()

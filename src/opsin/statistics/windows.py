@@ -45,6 +45,7 @@ SUMS: frozenset[Feature] = frozenset(
         "cluster_prominence",
     }
 )
+INFORMATION: frozenset[Feature] = frozenset({"information_correlation_1", "information_correlation_2"})
 SINGLE: frozenset[Feature] = frozenset({"joint_average", "joint_variance", "correlation"})
 
 
@@ -101,32 +102,43 @@ class Windows:
         return torch.where(total > 0, stacked, torch.nan)
 
     def _from_joint(self, boxes: "list[_Boxes]") -> tuple[Distributions, Tensor]:
-        """The distributions by way of every pair of levels."""
-        shape, like = boxes[0].shape, boxes[0].one
+        """The distributions by way of every pair of levels, each only where a feature asks for it."""
+        asked = set(self.names)
+        device, shape, count = boxes[0].one.device, boxes[0].shape, self.count
+        squares, greatest, total = (torch.zeros(shape, dtype=torch.int64, device=device) for _ in range(3))
+        logs = torch.zeros(shape, dtype=torch.float64, device=device)
+        most = torch.arange(1 + 2 * len(boxes) * self.side**2, dtype=torch.float64, device=device)
+        table = torch.xlogy(most, most)
         first, second, sums, differences = (
-            torch.zeros(size, *shape, dtype=torch.int32, device=like.device)
-            for size in (self.count, self.count, 2 * self.count - 1, self.count)
+            torch.zeros(size if needed else 0, *shape, dtype=torch.int32, device=device)
+            for size, needed in (
+                (count, asked & (SINGLE | INFORMATION)),
+                (count, asked & (SINGLE | INFORMATION)),
+                (2 * count - 1, asked & SUMS),
+                (count, asked - JOINT - SINGLE - SUMS or "autocorrelation" in asked),
+            )
         )
-        squares = torch.zeros(shape, dtype=torch.float64, device=like.device)
-        greatest, logs, total = squares.clone(), squares.clone(), torch.zeros_like(first[0])
         for (i, j), number in self._joint_counts(boxes):
-            twice = self.symmetric and i != j  # the counts of (i, j) and of (j, i)
-            weight = 2 if self.symmetric else 1
-            counts = number * (1 if twice else weight)
-            both = number * weight
-            exact = counts.double()
-            share = 2 if twice else 1  # entries of the matrix that hold this count
-            squares.add_(exact * exact, alpha=share)
-            logs.add_(torch.xlogy(exact, exact), alpha=share)
-            torch.maximum(greatest, exact, out=greatest)
-            total.add_(both)
-            sums[i + j].add_(both)
-            differences[abs(i - j)].add_(both)
-            first[i].add_(number * (1 if twice else weight))
-            second[j].add_(number * (1 if twice else weight))
-            if twice:
-                first[j].add_(number)
-                second[i].add_(number)
+            twice = self.symmetric and i != j  # the counts of (i, j) and of (j, i), which are equal
+            both = number * 2 if self.symmetric else number
+            counts = number if twice else both
+            share = 2 if twice else 1
+            total += both
+            if "angular_second_moment" in asked:
+                squares.addcmul_(counts, counts, value=share)
+            if asked & (INFORMATION | {"joint_entropy"}):
+                logs.add_(table[counts], alpha=share)
+            if "joint_maximum" in asked:
+                torch.maximum(greatest, counts, out=greatest)
+            if len(sums):
+                sums[i + j] += both
+            if len(differences):
+                differences[abs(i - j)] += both
+            for level, own, turned in ((i, first, second), (j, second, first)):
+                if len(first):
+                    own[level] += counts
+                if len(first) and twice:
+                    turned[level] += number
         whole = total.clamp(min=1).double()
         joint = {
             "squares": squares / whole.square(),
@@ -179,7 +191,7 @@ class Windows:
                 box.summed(_packed(one, start, fields, bits)) for box, one in zip(boxes, codes, strict=True)
             )
             for field in range(min(fields, size - start)):
-                yield start + field, ((packed >> (bits * field)) & (2**bits - 1)).int()
+                yield start + field, ((packed >> (bits * field)) & (2**bits - 1))
 
     def _maximal(self, boxes: "list[_Boxes]") -> Float[Tensor, "rows w"]:
         """The maximal correlation, of few windows at a time: the only feature that needs whole matrices."""

@@ -15,7 +15,7 @@ from opsin.optimise.samples import new_textures
 from opsin.registry.kinds import Arg
 from opsin.registry.technique import technique
 from opsin.results.pictures import Pictures
-from opsin.statistics.pyramids import CORRELATED, Statistics, multiple, principal, scales_of
+from opsin.statistics.pyramids import CORRELATED, Statistics, multiple, one_thread, principal, scales_of
 
 SPREAD = 0.2  # deviation of every principal colour while it is worked on: about a grey photo's
 FLAT = 1e-5  # a deviation that is rounding
@@ -115,6 +115,7 @@ class _Synthesis(Growth):
             losses.append(float(value.detach()))
             return value.detach()
 
-        self.optimiser.step(loss)
+        with one_thread():
+            self.optimiser.step(loss)
         self.number += 1
         return -losses[0]
