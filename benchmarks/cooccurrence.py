@@ -120,8 +120,8 @@ def main() -> None:
     text += [
         f"| these {len(THEIRS)} together | {several:.2f} | {theirs:.1f} | {theirs / several:.0f} | |",
         "",
-        f"IBSI's 25 features together: {all_seconds:.2f} s. With the maximal correlation, which needs singular",
-        f"values of a matrix for every pixel: {every:.1f} s.",
+        f"IBSI's 25 features together: {all_seconds:.2f} s. With the maximal correlation, which needs",
+        f"singular values of a matrix for every pixel: {every:.1f} s.",
         "",
         "Memory of the 25 features, by size of the photo (the process's peak):",
         "",

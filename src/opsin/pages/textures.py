@@ -209,9 +209,9 @@ def _findings(
         "left out": dict(left_out) | missing,
     }
     intro = (
-        "New textures of one sample, at the same size and seed. Measures are distances from the sample; the "
-        "row of the sample itself says how far two parts of it are from each other. A way that copies is near "
-        "by every measure: read them beside the share that is copied word for word."
+        "New textures of one sample, at the same size and seed. Measures are distances from the sample; its "
+        "own row says how far its two halves are from each other. A way that copies is near by every "
+        "measure: read them beside the share that is copied word for word."
     )
     return Findings("Textures side by side", intro, tuple(shots), tuple(tables), facts, record=record)
 

@@ -77,13 +77,15 @@ SMALL = 1e-12  # a share or a variance below it is zero
 class Distributions:
     """The distributions of a matrix, or of many: the values stand along the first dimension.
 
+    One that no feature asks for may be empty.
+
     `joint` are the sum of squares, the greatest and the entropy (natural) of p(i, j), where they are known.
     """
 
     first: Float[Tensor, "L ..."]
     second: Float[Tensor, "L ..."]
     sums: Float[Tensor, "sums ..."]
-    differences: Float[Tensor, "L ..."]
+    differences: Float[Tensor, "differences ..."]
     joint: Mapping[str, Tensor]
 
 
@@ -136,7 +138,7 @@ class _Values:
 
     def __init__(self, found: Distributions, rules: Rules, maximal: Tensor | None) -> None:
         self.found, self.rules, self.maximal = found, rules, maximal
-        self.count = len(found.differences)
+        self.count = max(len(found.first), len(found.differences))
 
     def _over(self, shares: Tensor, weights: Tensor) -> Tensor:
         """Σ_k w(k) p(k)."""

@@ -8,11 +8,13 @@ The picture is worked in bands of rows, so that memory does not grow with its he
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from itertools import pairwise
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.functional import pad
 
 from opsin.base.choices import Feature, Over
 from opsin.base.errors import InputError
@@ -127,7 +129,7 @@ class Windows:
             if "angular_second_moment" in asked:
                 squares.addcmul_(counts, counts, value=share)
             if asked & (INFORMATION | {"joint_entropy"}):
-                logs.add_(table[counts], alpha=share)
+                logs.add_(table.take(counts), alpha=share)
             if "joint_maximum" in asked:
                 torch.maximum(greatest, counts, out=greatest)
             if len(sums):
@@ -151,7 +153,7 @@ class Windows:
     def _from_single(self, boxes: "list[_Boxes]") -> tuple[Distributions, Tensor]:
         """The distributions of sums, differences and levels, each only where a feature asks for it."""
         count = self.count
-        number = torch.stack([box.valid_count() for box in boxes]).sum(0)
+        ((_, number),) = self._counts(boxes, 1, "any")
         whole = number.clamp(min=1).double()
 
         def shares(size: int, code: str) -> Tensor:
@@ -186,12 +188,16 @@ class Windows:
         bits = (len(boxes) * self.side**2).bit_length()
         fields = BITS // bits
         codes = [box.code(code, self.count) for box in boxes]
+        groups = [one.div(fields, rounding_mode="floor") for one in codes]  # a code outside the mask has none
+        ones = [torch.ones_like(one) << (bits * one.remainder(fields)) for one in codes]
         for start in range(0, size, fields):
-            packed = sum(
-                box.summed(_packed(one, start, fields, bits)) for box, one in zip(boxes, codes, strict=True)
-            )
+            parts = [
+                box.summed(torch.where(group == start // fields, one, 0))
+                for box, group, one in zip(boxes, groups, ones, strict=True)
+            ]
+            packed = reduce(torch.add, parts)
             for field in range(min(fields, size - start)):
-                yield start + field, ((packed >> (bits * field)) & (2**bits - 1))
+                yield start + field, (packed >> (bits * field)) & (2**bits - 1)
 
     def _maximal(self, boxes: "list[_Boxes]") -> Float[Tensor, "rows w"]:
         """The maximal correlation, of few windows at a time: the only feature that needs whole matrices."""
@@ -212,36 +218,32 @@ class Windows:
 
 
 class _Boxes:
-    """The pairs of one offset that the windows of some rows need, and sums over their boxes."""
+    """The pairs of one offset that the windows of some rows need, and sums over their boxes.
+
+    The pairs stand at their upper left corners. They are surrounded by as many places without a pair as make
+    every window whole.
+    """
 
     def __init__(self, levels: Int[Tensor, "h w"], offset: Offset, side: int, top: int, bottom: int) -> None:
         self.levels, self.offset, self.side, self.top, self.bottom = levels, offset, side, top, bottom
-        half, high = side // 2, abs(offset[0])
-        height, self.width = levels.shape
-        start, end = max(0, top - half), min(height, bottom + half)
-        if end - start <= high:  # no pair: any two rows, none of whose sums are taken
-            start, end = 0, min(height, high + 1)
-        self.one, self.other = pairs(levels[start:end], offset)
-        self.valid = (self.one != OUTSIDE) & (self.other != OUTSIDE)
-        self.shape = (bottom - top, self.width)
-        rows = torch.arange(top, bottom, device=levels.device)
-        columns = torch.arange(self.width, device=levels.device)
-        across = abs(offset[1])
-        self._rows = self._ends(rows - start, half, high, self.one.shape[0])
-        self._columns = self._ends(columns, half, across, self.one.shape[1])
-
-    @staticmethod
-    def _ends(place: Tensor, half: int, reach: int, most: int) -> tuple[Tensor, Tensor]:
-        """Where the pairs of the windows around these places begin and end."""
-        begin = (place - half).clamp(0, most)
-        return begin, torch.maximum(begin, (place + half + 1 - reach).clamp(0, most))
+        half, width = side // 2, levels.shape[1]
+        self.shape = (bottom - top, width)
+        self.box = (side - abs(offset[0]), side - abs(offset[1]))  # pairs of a whole window
+        one, other = pairs(levels, offset)
+        first, last = top - half, bottom + half - abs(offset[0])  # of the rows of pairs
+        rows = slice(max(0, first), max(0, min(one.shape[0], last)))
+        above = max(0, -first)
+        below = last - first - above - (rows.stop - rows.start if rows.stop > rows.start else 0)
+        right = width + self.box[1] - 1 - half - one.shape[1]
+        self.around = (half, right, above, below)
+        self.one, self.other = one[rows], other[rows]
 
     def rows(self, start: int, end: int) -> "_Boxes":
         """The same for some of the rows."""
         return _Boxes(self.levels, self.offset, self.side, self.top + start, self.top + end)
 
     def code(self, what: str, count: int) -> Int[Tensor, "H W"]:
-        """What is counted of every pair, -1 where a pixel is outside the mask."""
+        """What is counted of every pair, -1 where there is none or a pixel is outside the mask."""
         one, other = self.one, self.other
         if what == "unordered":
             less, more = torch.minimum(one, other), torch.maximum(one, other)
@@ -252,25 +254,18 @@ class _Boxes:
             found = one + other
         elif what == "differences":
             found = (one - other).abs()
+        elif what == "any":
+            found = torch.zeros_like(one)
         else:
             found = one if what == "first" else other
-        return torch.where(self.valid, found, OUTSIDE)
-
-    def valid_count(self) -> Int[Tensor, "rows w"]:
-        """How many pairs every window holds."""
-        return self.summed(self.valid.long())
+        inside = (one != OUTSIDE) & (other != OUTSIDE)
+        return pad(torch.where(inside, found, OUTSIDE), self.around, value=OUTSIDE)
 
     def summed(self, values: Int[Tensor, "H W"]) -> Int[Tensor, "rows w"]:
         """The sums over every window's pairs."""
-        (top, bottom), (left, right) = self._rows, self._columns
-        down = torch.nn.functional.pad(values.cumsum(0), (0, 0, 1, 0))
-        strips = down[bottom] - down[top]
-        across = torch.nn.functional.pad(strips.cumsum(1), (1, 0))
-        return across[:, right] - across[:, left]
-
-
-def _packed(codes: Int[Tensor, "H W"], start: int, fields: int, bits: int) -> Int[Tensor, "H W"]:
-    """A one in the field of every code from `start` on, zero where the code has none among them."""
-    field = codes - start
-    inside = (field >= 0) & (field < fields)
-    return torch.where(inside, torch.ones_like(codes) << (bits * field.clamp(0, fields - 1)), 0)
+        for axis, length in enumerate(self.box):
+            total = values.cumsum(axis)
+            whole = total.shape[axis] - length
+            values = total.narrow(axis, length - 1, whole + 1).clone()
+            values.narrow(axis, 1, whole).sub_(total.narrow(axis, 0, whole))
+        return values
