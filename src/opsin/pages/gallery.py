@@ -50,18 +50,9 @@ SETTINGS: dict[str, Callable[[], dict[str, Any]]] = {
 }
 NETWORKS: dict[str, str] = {}  # for techniques that another network shows better
 PHOTO: dict[str, Callable[[], Any]] = {
-    **dict.fromkeys(
-        (
-            "texture",
-            "glcm",
-            "efros_leung",
-            "quilting",
-            "heeger_bergen",
-            "portilla_simoncelli",
-            "random_phase",
-        ),
-        data.gravel,
-    ),
+    "texture": data.gravel,
+    **dict.fromkeys(("glcm", "efros_leung", "quilting"), data.brick),
+    **dict.fromkeys(("heeger_bergen", "portilla_simoncelli", "random_phase"), data.brick),
     "deepdream": lambda: load_sample_image("china.jpg"),
     "style_transfer": lambda: load_sample_image("china.jpg"),
 }
