@@ -10,10 +10,12 @@ time multiplied; the others are run on the whole photo, in turns, and the median
 
 import argparse
 import json
+import logging
 import platform
 import resource
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
@@ -42,12 +44,26 @@ THEIRS = {
     "joint_variance": "variance",
     "joint_entropy": "entropy",
 }
+HARALICK = (
+    "angular_second_moment",
+    "contrast",
+    "correlation",
+    "joint_variance",
+    "inverse_difference_moment",
+    "sum_average",
+    "sum_variance",
+    "sum_entropy",
+    "joint_entropy",
+    "difference_variance",
+    "difference_entropy",
+    "information_correlation_1",
+    "information_correlation_2",
+)
 ALL = tuple(name for name in NAMES if name != "maximal_correlation")
 
 
 def ours(levels: torch.Tensor, names: tuple[str, ...]) -> np.ndarray:
-    windows = Windows(names, SIDE, OFFSETS, LEVELS, RULES["scikit-image"])
-    return torch.cat([windows.band(levels, *rows) for rows in windows.bands(*levels.shape)], 1).numpy()
+    return windowed(Windows(names, SIDE, OFFSETS, LEVELS, RULES["scikit-image"]), levels)
 
 
 def loop(levels: np.ndarray, names: tuple[str, ...], rows: range) -> np.ndarray:
@@ -62,6 +78,49 @@ def loop(levels: np.ndarray, names: tuple[str, ...], rows: range) -> np.ndarray:
             for index, name in enumerate(names):
                 found[index, place, column] = graycoprops(shares, THEIRS[name])[0, 0]
     return found
+
+
+def others(grey: torch.Tensor, levels: torch.Tensor) -> list[tuple[str, float, float, str]]:
+    """Packages that have feature maps, each with its seconds, Opsin's for the same, and what it computes."""
+    found = []
+    with suppress(ImportError):
+        from haralick_torch.core import haralick_batch, precompute_matrices
+
+        known = precompute_matrices(LEVELS, "cpu")
+        seconds, _ = timed(lambda: haralick_batch(grey[None, None].float(), SIDE, LEVELS, *known), 3)
+        windows = Windows(HARALICK, SIDE, OFFSETS[:1], LEVELS, RULES["scikit-image"])
+        own, _ = timed(lambda: windowed(windows, levels), 3)
+        about = "13 features, one direction; it pairs the last pixel of a row with the first of the next"
+        found.append((f"haralick-torch {version('haralick-torch')}", seconds, own, about))
+    with suppress(ImportError):
+        import flash_radiomics
+        import SimpleITK
+
+        logging.getLogger("flash_radiomics").setLevel(logging.ERROR)
+        whole = (levels + 1).numpy().astype(np.int16)[None]
+        photo = SimpleITK.GetImageFromArray(whole)
+        mask = SimpleITK.GetImageFromArray(np.ones_like(whole, dtype=np.uint8))
+        for name, theirs, ours_too in (
+            ("contrast", ["Contrast"], ("contrast",)),
+            ("all features", [], NAMES),
+        ):
+            extractor = flash_radiomics.featureextractor.RadiomicsFeatureExtractor(
+                binWidth=1, kernelRadius=SIDE // 2, force2D=True
+            )
+            extractor.disableAllFeatures()
+            extractor.enableFeaturesByName(glcm=theirs)
+            seconds, maps = timed(lambda e=extractor: e.execute(photo, mask, spatialMode=True), 1)
+            windows = Windows(ours_too, SIDE, OFFSETS, LEVELS, RULES["ibsi"], over="average")
+            own, values = timed(lambda w=windows: windowed(w, levels), 3)
+            contrast = SimpleITK.GetArrayFromImage(maps["original_glcm_Contrast"])[0]
+            apart = np.abs(contrast - values[ours_too.index("contrast")]).max()
+            about = f"{name}, an average over four directions; contrast differs by {apart:.0e}"
+            found.append((f"flash-radiomics {version('flash-radiomics')}", seconds, own, about))
+    return found
+
+
+def windowed(windows: Windows, levels: torch.Tensor) -> np.ndarray:
+    return torch.cat([windows.band(levels, *rows) for rows in windows.bands(*levels.shape)], 1).numpy()
 
 
 def timed(work: Callable[[], Any], rounds: int) -> tuple[float, Any]:
@@ -95,6 +154,8 @@ def main() -> None:
     theirs = (time.perf_counter() - begun) * side / rows
     all_seconds, _ = timed(lambda: ours(levels, ALL), rounds)
     every, _ = timed(lambda: ours(levels, NAMES), 1)
+    small = 48 if quick else 128
+    rivals = others(grey[:small, :small], levels[:small, :small])
     growth = []
     for width in (side, 2 * side, 4 * side):
         picture = levels.repeat(width // side, width // side)
@@ -123,6 +184,12 @@ def main() -> None:
         f"IBSI's 25 features together: {all_seconds:.2f} s. With the maximal correlation, which needs",
         f"singular values of a matrix for every pixel: {every:.1f} s.",
         "",
+        f"Other packages with feature maps that could be installed here, on {small} x {small} pixels:",
+        "",
+        "| package | s | Opsin, s | ratio | what |",
+        "| --- | ---: | ---: | ---: | --- |",
+        *(f"| {name} | {a:.2f} | {b:.3f} | {a / b:.0f} | {about} |" for name, a, b, about in rivals),
+        "",
         "Memory of the 25 features, by size of the photo (the process's peak):",
         "",
         "| side, pixels | s | MiB |",
@@ -131,7 +198,13 @@ def main() -> None:
     text += [f"| {width} | {seconds:.1f} | {peak:.0f} |" for width, seconds, peak in growth]
     if not quick:
         OUTPUT.write_text("\n".join(text) + "\n", "utf-8")
-        facts = {"features": lines, "several": [several, theirs], "all": all_seconds, "growth": growth}
+        facts = {
+            "features": lines,
+            "others": rivals,
+            "several": [several, theirs],
+            "all": all_seconds,
+            "growth": growth,
+        }
         OUTPUT.with_suffix(".json").write_text(json.dumps(facts, indent=1) + "\n", "utf-8")
     print("\n".join(text))
 

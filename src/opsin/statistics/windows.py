@@ -107,7 +107,8 @@ class Windows:
         """The distributions by way of every pair of levels, each only where a feature asks for it."""
         asked = set(self.names)
         device, shape, count = boxes[0].one.device, boxes[0].shape, self.count
-        squares, greatest, total = (torch.zeros(shape, dtype=torch.int64, device=device) for _ in range(3))
+        squares, greatest = (torch.zeros(shape, dtype=torch.int64, device=device) for _ in range(2))
+        ((_, total),) = self._counts(boxes, 1, "any")
         logs = torch.zeros(shape, dtype=torch.float64, device=device)
         most = torch.arange(1 + 2 * len(boxes) * self.side**2, dtype=torch.float64, device=device)
         table = torch.xlogy(most, most)
@@ -122,10 +123,9 @@ class Windows:
         )
         for (i, j), number in self._joint_counts(boxes):
             twice = self.symmetric and i != j  # the counts of (i, j) and of (j, i), which are equal
-            both = number * 2 if self.symmetric else number
-            counts = number if twice else both
-            share = 2 if twice else 1
-            total += both
+            weight = 2 if self.symmetric else 1
+            counts = number if twice or not self.symmetric else 2 * number
+            share = 2 if twice else 1  # entries of the matrix that hold this count
             if "angular_second_moment" in asked:
                 squares.addcmul_(counts, counts, value=share)
             if asked & (INFORMATION | {"joint_entropy"}):
@@ -133,15 +133,15 @@ class Windows:
             if "joint_maximum" in asked:
                 torch.maximum(greatest, counts, out=greatest)
             if len(sums):
-                sums[i + j] += both
+                sums[i + j].add_(number, alpha=weight)
             if len(differences):
-                differences[abs(i - j)] += both
+                differences[abs(i - j)].add_(number, alpha=weight)
             for level, own, turned in ((i, first, second), (j, second, first)):
                 if len(first):
                     own[level] += counts
                 if len(first) and twice:
                     turned[level] += number
-        whole = total.clamp(min=1).double()
+        whole = (total.clamp(min=1) * (2 if self.symmetric else 1)).double()
         joint = {
             "squares": squares / whole.square(),
             "greatest": greatest / whole,
@@ -156,17 +156,18 @@ class Windows:
         ((_, number),) = self._counts(boxes, 1, "any")
         whole = number.clamp(min=1).double()
 
-        def shares(size: int, code: str) -> Tensor:
-            counted = torch.stack([part for _, part in self._counts(boxes, size, code)])
-            return counted / whole
+        def shares(size: int, *kinds: str) -> Tensor:
+            counted = torch.stack([part for _, part in self._counts(boxes, size, *kinds)])
+            return counted / (whole * len(kinds))
 
         none = whole.new_zeros(count, *whole.shape)
         asked = set(self.names)
         first = second = none
         if asked & SINGLE:
-            first, second = shares(count, "first"), shares(count, "second")
             if self.symmetric:
-                first = second = (first + second) / 2
+                first = second = shares(count, "first", "second")
+            else:
+                first, second = shares(count, "first"), shares(count, "second")
         sums = shares(2 * count - 1, "sums") if asked & SUMS else none
         only_single = asked <= (SINGLE | SUMS) - {"autocorrelation"}
         differences = none if only_single else shares(count, "differences")
@@ -183,18 +184,27 @@ class Windows:
         for code, counted in self._counts(boxes, len(upper), "unordered"):
             yield upper[code], counted
 
-    def _counts(self, boxes: "list[_Boxes]", size: int, code: str) -> Iterator[tuple[int, Tensor]]:
-        """For every code from 0 to size - 1 how many pairs of a window have it, over all offsets."""
-        bits = (len(boxes) * self.side**2).bit_length()
+    def _counts(self, boxes: "list[_Boxes]", size: int, *kinds: str) -> Iterator[tuple[int, Tensor]]:
+        """How many pairs of a window have each code from 0 to size - 1, over all offsets and kinds."""
+        bits = (len(boxes) * self.side**2 * len(kinds)).bit_length()
         fields = BITS // bits
-        codes = [box.code(code, self.count) for box in boxes]
-        groups = [one.div(fields, rounding_mode="floor") for one in codes]  # a code outside the mask has none
-        ones = [torch.ones_like(one) << (bits * one.remainder(fields)) for one in codes]
-        for start in range(0, size, fields):
-            parts = [
-                box.summed(torch.where(group == start // fields, one, 0))
-                for box, group, one in zip(boxes, groups, ones, strict=True)
+        codes = [[box.code(kind, self.count) for kind in kinds] for box in boxes]
+        packing = [
+            [
+                # a code outside the mask is in no group
+                (
+                    one.div(fields, rounding_mode="floor"),
+                    torch.ones_like(one) << (bits * one.remainder(fields)),
+                )
+                for one in several
             ]
+            for several in codes
+        ]
+        for start in range(0, size, fields):
+            parts = []
+            for box, several in zip(boxes, packing, strict=True):
+                here = [torch.where(group == start // fields, one, 0) for group, one in several]
+                parts.append(box.summed(reduce(torch.add, here)))
             packed = reduce(torch.add, parts)
             for field in range(min(fields, size - start)):
                 yield start + field, (packed >> (bits * field)) & (2**bits - 1)
