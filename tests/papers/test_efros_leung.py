@@ -6,11 +6,11 @@ import torch
 
 import nets
 import opsin
-from opsin.techniques.texture.efros_leung import RELAXED, TOLERANCE, _Growth
+from opsin.optimise.pixels import RELAXED, TOLERANCE, PixelByPixel
 
 
 def growth(sample, window=5, size=(12, 14), seed=0, hole=None):
-    return _Growth(sample, window, size, seed, hole)
+    return PixelByPixel(sample, window, size, seed, hole)
 
 
 def error_of(template, known, window, weights):

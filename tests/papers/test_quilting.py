@@ -8,8 +8,8 @@ import torch
 
 import nets
 import opsin
+from opsin.optimise.quilt import BlockByBlock
 from opsin.statistics.blocks import Blocks, seam
-from opsin.techniques.texture.quilting import _Quilt
 
 
 def test_distances_are_weighted_sums_of_squares():
@@ -43,14 +43,14 @@ def test_every_pixel_is_a_samples_and_blocks_overlap_by_a_sixth():
     made = result.images[0].flatten(1).T
     apart = (made[:, None] - sample[0].flatten(1).T).abs().amax(2)  # (made, the sample's)
     assert float(apart.amin(1).max()) == 0
-    quilt = _Quilt(sample, 12, (40, 33), None, 1, 0)
+    quilt = BlockByBlock(sample, 12, (40, 33), None, 1, 0)
     starts = [sorted({job[axis] for job in quilt.jobs}) for axis in (1, 2)]
     assert starts == [[0, 10, 20, 30], [0, 10, 20, 30]]
 
 
 def test_blocks_are_drawn_from_those_within_a_tenth_of_the_best():
     sample = nets.images(1, 14, 15, seed=2)
-    quilt = _Quilt(sample, 6, (16, 16), None, 1, 3)
+    quilt = BlockByBlock(sample, 6, (16, 16), None, 1, 3)
     quilt.advance()
     for _ in range(8):
         _, row, column = quilt.jobs[quilt.number]
