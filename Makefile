@@ -22,8 +22,10 @@ check: .venv/check
 bench: .venv/bench
 	$(BIN)/python benchmarks/attribution.py
 	$(BIN)/python benchmarks/climbing.py
+	$(BIN)/python benchmarks/cooccurrence.py
 	$(BIN)/python benchmarks/scanning.py
 	$(BIN)/python benchmarks/search.py
+	$(BIN)/python benchmarks/textures.py
 
 docs: .venv/docs
 	$(BIN)/python docs/build.py

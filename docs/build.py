@@ -35,9 +35,15 @@ def page(technique: Technique) -> str:
     photos = {"each": "photo.jpg", "whole": "photo.jpg", "together": "folder/"}[technique.photos]
     needed = [p.name for p in technique.parameters.values() if p.required]
     first = " ".join([*[photos] * technique.takes_images, *(f"--{name} {EXAMPLES[name]}" for name in needed)])
-    inputs = ", ".join(["model", *["images"] * technique.takes_images, *(f"{name}=..." for name in needed)])
+    inputs = ", ".join([*technique.inputs("model", "images"), *(f"{name}=..." for name in needed)])
     call = f"opsin.{technique.name}({inputs})"
     asked = " `explain` runs it only by name." if technique.expensive else ""
+    cost = (
+        f"About {technique.cost} forward passes per image with the default settings, a backward pass\n"
+        "counted as two."
+        if technique.takes_model
+        else "It runs no network."
+    )
     return f"""# {technique.name}
 
 {summary}
@@ -48,8 +54,7 @@ def page(technique: Technique) -> str:
 
 **Paper.** {technique.paper}
 
-**Cost.** About {technique.cost} forward passes per image with the default settings, a backward pass
-counted as two.{asked}
+**Cost.** {cost}{asked}
 
 ```
 opsin {technique.name} {first}

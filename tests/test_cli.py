@@ -87,6 +87,8 @@ GIVEN = {
     "feature_visualization": "-t blue.dog",
     "facets": "flipped.png turned.png --clusters 2",
     "texture": "--size 32 --source 64",
+    "efros_leung": "--size 32 --source 48",
+    "portilla_simoncelli": "--size 32 --source 48 --scales 1",
     "style_transfer": "--style flipped.png --size 32",
 }
 
@@ -97,7 +99,8 @@ def words(name, steps=2):
     photo = ["photo.png"] if technique.takes_images else []
     few = ["--steps", str(steps)] if "steps" in technique.parameters else []
     given = [word.replace(".dog", " dog") for word in GIVEN.get(name, "").split()]
-    return [name, *photo, *given, *(few if technique.iterative else []), *OWN]
+    own = OWN if technique.takes_model else ()
+    return [name, *photo, *given, *(few if technique.iterative else []), *own]
 
 
 @pytest.mark.parametrize("name", catalogue.names())
@@ -106,7 +109,7 @@ def test_every_technique_is_a_command(here, call, name):
     assert (code, out, err) == (0, "out\n", "")
     result = opsin.Result.load("out")
     assert result.record.technique == name
-    assert result.record.model["name"] == "own"
+    assert result.record.model.get("name") == ("own" if catalogue.get(name).takes_model else None)
     assert Path("out", result.files()[0][0]).is_file()
     for path in Path("out").glob("*.png"):
         with Image.open(path) as picture:
@@ -119,6 +122,23 @@ def test_every_command_has_help(call, name):
     assert code == 0
     for parameter in catalogue.get(name).parameters:
         assert f"--{parameter.replace('_', '-')}" in out
+    assert ("--model" in out) == ("--weights" in out) == catalogue.get(name).takes_model
+
+
+def test_a_technique_without_a_network_loads_none_and_takes_none(here, call, monkeypatch):
+    monkeypatch.setattr("opsin.zoo.by_name.load", None)
+    assert call("random_phase", "photo.png", "--size", "32", "-o", "out")[0] == 0
+    code, _, err = call("random_phase", "photo.png", *OWN, "-o", "out")
+    assert code == 2
+    assert "No such option" in err
+    rows = json.loads(call("techniques", "--json")[1])
+    assert next(row for row in rows if row["name"] == "random_phase")["passes"] == 0
+
+
+def test_explain_runs_a_technique_without_a_network_once_and_only_by_name(here, call):
+    call("compare", "photo.png", *OWN, "-l", "0", "-l", "0.3", "--technique", "random_phase", "-o", "out")
+    records = list(Path("out/photo.png").glob("random_phase*/record.json"))
+    assert len(records) == 1
 
 
 def test_settings_reach_the_technique(here, call):

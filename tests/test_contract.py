@@ -28,16 +28,23 @@ from opsin.registry import catalogue
 
 SIZE = 40
 TECHNIQUES = catalogue.techniques()
+WITH_MODEL = {name: technique for name, technique in TECHNIQUES.items() if technique.takes_model}
 ON_IMAGES = {name: technique for name, technique in TECHNIQUES.items() if technique.takes_images}
 ITERATIVE = {name: technique for name, technique in TECHNIQUES.items() if technique.iterative}
-RUNNING = ON_IMAGES | ITERATIVE  # all that call the network
+WORKING = ON_IMAGES | ITERATIVE  # all that do more than look at weights
+RUNNING = {
+    name: technique for name, technique in WORKING.items() if name in WITH_MODEL
+}  # that call the network
 # those whose record names a target for each image
 EXPLAINING = [n for n, t in ON_IMAGES.items() if "target" in t.parameters and not t.iterative]
 AT_LAYER = [n for n, t in TECHNIQUES.items() if any(p.arg.role == "layer" for p in t.parameters.values())]
 TOGETHER = {name for name, technique in TECHNIQUES.items() if technique.photos == "together"}
 LAYER = "conv2"  # there in every twin
 # where a technique takes them
-SHORT = {"samples": 3, "steps": 2, "octaves": 2, "clusters": 2, "size": SIZE, "patch": 12}
+SHORT = {
+    **{"samples": 3, "steps": 2, "octaves": 2, "clusters": 2, "size": SIZE},
+    **{"patch": 12, "scales": 1, "window": 7},
+}
 CLIMBED = 1e-3  # after two steps of Adam, which divides by small numbers, in single precision
 REFUSES = {
     "cam",
@@ -48,6 +55,8 @@ REFUSES = {
 LISTENS_FROM = 20  # forward passes from which on work is long enough to report its steps
 
 every = pytest.mark.parametrize("name", TECHNIQUES)
+every_with_model = pytest.mark.parametrize("name", WITH_MODEL)
+every_working = pytest.mark.parametrize("name", WORKING)
 every_on_images = pytest.mark.parametrize("name", ON_IMAGES)
 every_running = pytest.mark.parametrize("name", RUNNING)
 every_iterative = pytest.mark.parametrize("name", ITERATIVE)
@@ -77,9 +86,9 @@ def needed(name: str) -> dict[str, object]:
 def run(name: str, model: opsin.Model, images: Tensor | None = None, **settings: object) -> opsin.Result:
     """The technique on two photos, with few samples or steps where it takes any."""
     technique = TECHNIQUES[name]
-    given = () if not technique.takes_images else (photos() if images is None else images,)
+    given = technique.inputs(model, photos() if images is None else images)
     few = {key: value for key, value in SHORT.items() if key in technique.parameters}
-    return technique.run(model, *given, **{**few, **needed(name), **settings})
+    return technique.run(*given, **{**few, **needed(name), **settings})
 
 
 def outcome(name: str, model: opsin.Model, **settings: object) -> opsin.Result | opsin.OpsinError:
@@ -231,7 +240,10 @@ def test_runs_from_its_defaults_and_gives_a_finite_result_with_its_record(name):
     assert result.record.technique == name
     assert result.record.paper == TECHNIQUES[name].paper
     assert set(TECHNIQUES[name].parameters) <= set(result.record.arguments)
-    assert result.record.model["sha256"] == small().weigh().fingerprint
+    if name in WITH_MODEL:
+        assert result.record.model["sha256"] == small().weigh().fingerprint
+    else:
+        assert result.record.model == {}
 
 
 @pytest.mark.parametrize("name", EXPLAINING)
@@ -344,7 +356,7 @@ def test_draws_itself(name):
     assert len(page) < 300_000
     lines = repr(result).splitlines()
     assert 2 <= len(lines) <= 5
-    assert f"{name} on {result.record.model['name']}" in lines[0]
+    assert (f"{name} on {result.record.model['name']}" if name in WITH_MODEL else name) in lines[0]
     assert all(len(line) <= 100 for line in lines)
 
 
@@ -357,7 +369,7 @@ def test_its_files_say_what_they_are(name, tmp_path):
     assert len(set(names)) == len(names)
     for file in names:
         assert re.fullmatch(r"[a-z][a-z0-9_]*(-[a-z0-9_]+)*\.png", file)
-    if isinstance(result, opsin.Heatmap):
+    if isinstance(result, opsin.Heatmap) and name in EXPLAINING:
         assert names == [f"{name}-tiger_cat.png", f"{name}-beagle.png"]
 
 
@@ -407,13 +419,9 @@ def test_help_has_its_equation_settings_and_paper_in_plain_words(name):
         if parameter.arg.role == "value" and parameter.default is not None and not parameter.required:
             assert f"(default {parameter.default!r})" in flat
     assert ("list of layers" in text) == (name in AT_LAYER)
-    assert (
-        list(inspect.signature(technique.run).parameters)[: 1 + technique.takes_images]
-        == [
-            "model",
-            "images",
-        ][: 1 + technique.takes_images]
-    )
+    assert list(inspect.signature(technique.run).parameters)[
+        : technique.takes_model + technique.takes_images
+    ] == technique.inputs("model", "images")
 
 
 @every
@@ -439,7 +447,7 @@ def test_the_same_call_gives_the_same_bits(name):
     assert first == again
 
 
-@every
+@every_with_model
 def test_a_model_may_be_used_again(name):
     model = small()
     assert run(name, model) == run(name, model)
@@ -487,7 +495,7 @@ def test_each_image_may_have_its_own_target(name):
     result = run(name, model, images, **towards(name, [3, "beagle"]))
     if isinstance(result, opsin.Heatmap):
         for index, target in enumerate((3, 2)):
-            alone = run(name, model, images[index : index + 1], target=target)
+            alone = run(name, model, images[index : index + 1], **towards(name, target))
             torch.testing.assert_close(result.values[index : index + 1], alone.values, rtol=1e-9, atol=1e-9)
 
 
@@ -503,7 +511,7 @@ def test_each_target_has_its_own_picture(name):
             torch.testing.assert_close(panel.image, alone, rtol=CLIMBED, atol=CLIMBED)
 
 
-@every
+@every_with_model
 @pytest.mark.parametrize("twin", nets.TWINS)
 def test_a_twin_gives_the_same(name, twin):
     settings = at_layer(name)
@@ -511,7 +519,7 @@ def test_a_twin_gives_the_same(name, twin):
     close(run(name, fresh(nets.TWINS[twin]()), **settings), run(name, small(), **settings), tolerance)
 
 
-@every
+@every_with_model
 @pytest.mark.parametrize("layer", ["conv1", "relu2"])
 @pytest.mark.parametrize("layout", [layout for layout in nets.PERMUTED if layout != "maps"])
 def test_a_twin_whose_layers_lie_otherwise_gives_the_same(name, layout, layer):
@@ -542,7 +550,7 @@ def test_no_two_of_size_channels_and_tokens_are_equal_in_a_network_of_the_contra
                 assert channels not in sides
 
 
-@every
+@every_with_model
 @pytest.mark.parametrize("layer", ["bn1", "bn2"])
 def test_a_batch_normalisation_before_an_in_place_rectifier_is_not_overwritten(name, layer):
     settings = at_layer(name, layer) if name in RUNNING else {}
@@ -551,7 +559,7 @@ def test_a_batch_normalisation_before_an_in_place_rectifier_is_not_overwritten(n
     close(run(name, overwritten, **settings), run(name, kept, **settings), tolerance)
 
 
-@every
+@every_with_model
 def test_a_frozen_network_gives_what_a_trainable_one_gives(name):
     frozen = nets.plain().requires_grad_(False)
     assert same_bits(run(name, fresh(frozen)), run(name, small()))
@@ -582,7 +590,7 @@ def test_images_of_half_precision_give_what_they_give_in_single(name):
     assert same_numbers(run(name, model, images), run(name, model, images.float()))
 
 
-@every
+@every_with_model
 def test_training_mode_does_not_matter(name):
     evaluated, training = (nets.normed(inplace=False) for _ in range(2))
     assert same_bits(run(name, fresh(training.train())), run(name, fresh(evaluated)))
@@ -594,13 +602,13 @@ def test_an_output_that_is_a_tuple_or_an_object_is_like_a_plain_one(name, net):
     assert same_bits(run(name, fresh(net())), run(name, small()))
 
 
-@every
+@every_with_model
 def test_a_network_for_grey_images_works(name):
     result = run(name, nets.grey_model(size=SIZE))
     assert all(values.isfinite().all() for values in arrays(result).values())
 
 
-@every
+@every_with_model
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_a_network_of_half_precision_works_or_says_why_not(name, dtype):
     # few points of a path, and squares that change little, differ by rounding alone
@@ -659,7 +667,7 @@ def test_threads_that_share_a_model_get_what_one_alone_gets(name):
 # --- it leaves everything as it was
 
 
-@every
+@every_with_model
 def test_the_model_is_left_as_it_was(name):
     net = troubled()
     before = state(net)
@@ -667,7 +675,7 @@ def test_the_model_is_left_as_it_was(name):
     assert state(net) == before
 
 
-@every
+@every_with_model
 @pytest.mark.parametrize("net", [nets.in_place, nets.vit])
 def test_other_networks_are_left_as_they_were(name, net):
     net = net()
@@ -676,7 +684,7 @@ def test_other_networks_are_left_as_they_were(name, net):
     assert state(net) == before
 
 
-@every
+@every_with_model
 def test_a_network_that_changes_itself_is_left_as_it_was(name):
     net = networks.editing()
     before = state(net)
@@ -684,7 +692,7 @@ def test_a_network_that_changes_itself_is_left_as_it_was(name):
     assert state(net) == before
 
 
-@every
+@every_with_model
 @pytest.mark.parametrize("kind", networks.NORMS)
 def test_weights_that_are_computed_anew_are_left_as_they_were(name, kind):
     net = networks.normed(kind)
@@ -716,7 +724,7 @@ for name, technique in catalogue.techniques().items():
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parent)
 
 
-@every
+@every_with_model
 def test_a_network_that_draws_random_numbers_moves_no_global_generator(name):
     model = fresh(nets.seeded(nets.Chain(noise=Noise(), plain=nets.plain())))
     before = world()
@@ -764,14 +772,14 @@ def test_a_backward_that_fails_leaves_everything_as_it_was(name):
     assert world() == outside
 
 
-@every_running
+@every_working
 def test_cancelling_at_any_step_leaves_everything_as_it_was(name):
     net = troubled()
     model = warmed(net)
     seen = []
     with opsin.listening(seen.append):
         expected = run(name, model)
-    if RUNNING[name].cost > LISTENS_FROM:
+    if WORKING[name].cost > LISTENS_FROM:
         assert seen
     before, outside = state(net), world()
     for stop_at in {0, len(seen) // 2, len(seen) - 1} if seen else ():
@@ -788,14 +796,19 @@ def test_cancelling_at_any_step_leaves_everything_as_it_was(name):
     assert same_bits(run(name, model), expected)
 
 
-@every_running
+@every_working
 def test_steps_count_up_to_their_total(name):
     seen = []
     with opsin.listening(seen.append):
         run(name, small())
     heard = len(seen)
-    if name in ITERATIVE:
+    if name in ITERATIVE and "steps" in TECHNIQUES[name].parameters:
         assert [(step.done, step.total) for step in seen] == [(1, 2), (2, 2)] * (heard // 2)
+    elif name in ITERATIVE:
+        for label in dict.fromkeys(step.label for step in seen):
+            own = [step for step in seen if step.label == label]
+            assert [step.done for step in own] == sorted({step.done for step in own})
+            assert {step.total for step in own} == {own[-1].done}
     else:
         assert [step.done for step in seen] == list(range(heard))
         assert {step.label for step in seen} <= {name}
@@ -838,7 +851,8 @@ def test_a_listener_that_has_seen_enough_gets_the_picture_so_far(name):
         with opsin.listening(listener):
             result = run(name, model)
         assert len(seen) == stop_at
-        assert any(f"stopped at step {stop_at} of 2" in said for said in result.record.notes)
+        at = f"stopped at step {seen[-1].done} of {seen[-1].total}"
+        assert any(at in said for said in result.record.notes)
         assert result.panels
         assert all(panel.image.isfinite().all() for panel in result.panels)
         assert result._repr_html_()
@@ -920,10 +934,10 @@ def test_an_unknown_class_is_named_with_the_nearest(name):
 )
 def test_images_that_are_none_are_refused(name, images, said):
     with pytest.raises(opsin.InputError, match=said):
-        ON_IMAGES[name].run(small(), images, **needed(name))
+        ON_IMAGES[name].run(*ON_IMAGES[name].inputs(small(), images), **needed(name))
 
 
-@every
+@every_with_model
 def test_a_bare_network_is_refused(name):
     images = (photos(),) if TECHNIQUES[name].takes_images else ()
     with pytest.raises(opsin.InputError, match=r"opsin\.Model.*Plain"):
@@ -933,7 +947,7 @@ def test_a_bare_network_is_refused(name):
 # --- what it says is true
 
 
-@every
+@every_with_model
 def test_a_nan_among_the_weights_is_named_in_the_record(name):
     net = nets.plain()
     net.fc.weight.data[4, 0] = torch.nan  # the scores of the other classes are as before, not their gradients
@@ -971,14 +985,14 @@ def test_what_is_not_finite_is_named_with_the_layer_where_it_begins_or_refused(n
         assert part in said
 
 
-@every
+@every_with_model
 @pytest.mark.parametrize("kind", networks.STRANGE)
 def test_a_strange_network_is_explained_or_refused_with_an_error_of_opsins(name, kind):
     with suppress(opsin.OpsinError):
         assert run(name, fresh(networks.STRANGE[kind]()))._repr_html_()
 
 
-@every
+@every_with_model
 def test_a_map_of_zeros_is_named_in_the_record(name):
     net = nets.plain()
     net.fc.weight.data.zero_()  # the scores are the same whatever is seen

@@ -206,3 +206,69 @@ def test_a_state_whose_number_of_steps_is_of_another_kind_is_refused(number):
     damaged = replace(part, state={**part.state, name: number})
     with pytest.raises(opsin.InputError, match="the saved state is damaged"):
         opsin.resume(damaged, MODEL)
+
+
+# techniques without a network, and the picture and step at which they are stopped
+GROWN = {
+    "efros_leung": ({"window": 5, "size": 20}, 2, 3),
+    "quilting": ({"block": 12, "size": 40}, 2, 5),
+    "heeger_bergen": ({"size": 20, "steps": 4, "scales": 2}, 2, 2),
+}
+every_growth = pytest.mark.parametrize("name", GROWN)
+
+
+@every_growth
+def test_what_grows_without_a_network_goes_on_to_the_same_bits(name, tmp_path):
+    settings, picture, step = GROWN[name]
+    heard = []
+
+    def listen(told):
+        heard.append(told.label)
+        if len(set(heard)) == picture and heard.count(told.label) == step:
+            raise opsin.StopEarly
+
+    with opsin.listening(listen):
+        part = getattr(opsin, name)(PHOTOS, **settings)
+    assert part.stopped
+    part.save(tmp_path / "part")
+    whole = getattr(opsin, name)(PHOTOS, **settings)
+    assert whole != part
+    same(opsin.resume(tmp_path / "part"), whole)
+
+
+def test_portilla_and_simoncellis_way_is_resumed_with_an_empty_memory():
+    def listen(told):
+        if told.done == 2:
+            raise opsin.StopEarly
+
+    with opsin.listening(listen):
+        part = opsin.portilla_simoncelli(PHOTOS[:1], size=32, scales=1, steps=3)
+    result = opsin.resume(part)
+    assert not result.stopped
+    assert "resumed: L-BFGS began with an empty memory" in result.record.notes
+    assert len(result.numbers["0 score"]) == 3
+    assert torch.equal(result.numbers["0 score"][:2], part.numbers["0 score"])
+
+
+def test_what_does_not_go_with_a_technique_without_a_network_is_refused():
+    part = opsin.heeger_bergen(PHOTOS[:1], size=20, steps=1, scales=2)
+    with pytest.raises(opsin.InputError, match="takes no model"):
+        opsin.resume(part, MODEL)
+    assert len(opsin.resume(part, steps=3).numbers["0 score"]) == 3
+    grown = opsin.efros_leung(PHOTOS[:1], window=5, size=16)
+    with pytest.raises(opsin.InputError, match="no number of steps"):
+        opsin.resume(grown, steps=10_000)
+    with pytest.raises(opsin.InputError, match="needs the model"):
+        opsin.resume(stopped("deepdream"))
+
+
+def test_a_damaged_growth_is_refused():
+    part = opsin.efros_leung(PHOTOS[:1], window=5, size=16)
+    for key, value in (
+        ("known", torch.ones(3, 3)),
+        ("generator", torch.zeros(4)),
+        ("number", torch.tensor(-1)),
+    ):
+        state = {**part.state, f"texture/{key}": value}
+        with pytest.raises(opsin.InputError, match="damaged"):
+            opsin.resume(replace(part, state=state))

@@ -33,7 +33,9 @@ if TYPE_CHECKING:
     from opsin.optimise.recipe import Recipe as Recipe
     from opsin.pages.explain import compare as compare
     from opsin.pages.explain import explain as explain
+    from opsin.pages.textures import textures as textures
     from opsin.registry.resuming import resume as resume
+    from opsin.results.cooccurrence import Cooccurrence as Cooccurrence
     from opsin.results.findings import Findings as Findings
     from opsin.results.gallery import Gallery as Gallery
     from opsin.results.heatmap import Heatmap as Heatmap
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
 _PUBLIC = {
     "ascend": "optimise.ascent",
     "Recipe": "optimise.recipe",
+    "Cooccurrence": "results.cooccurrence",
     "Findings": "results.findings",
     "map": "collection.ask.map",
     "mistakes": "collection.ask.mistakes",
@@ -73,6 +76,7 @@ _PUBLIC = {
     "resume": "registry.resuming",
     "compare": "pages.explain",
     "explain": "pages.explain",
+    "textures": "pages.textures",
     "Gallery": "results.gallery",
     "Heatmap": "results.heatmap",
     "Pictures": "results.pictures",

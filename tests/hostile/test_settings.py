@@ -18,7 +18,8 @@ TECHNIQUES = catalogue.techniques()
 SIZE = 40  # the default patch of occlusion fits in
 MODEL = nets.model(nets.plain(), size=SIZE)
 PHOTOS = nets.images(2, SIZE, dtype=torch.float32)
-SHORT = {"samples": 3, "steps": 2, "octaves": 2, "clusters": 2, "size": SIZE}  # where a technique takes them
+# where a technique takes them
+SHORT = {"samples": 3, "steps": 2, "octaves": 2, "clusters": 2, "size": SIZE, "scales": 1, "window": 7}
 NEEDED = {"target": 1, "images": nets.images(1, SIZE, dtype=torch.float32, seed=9)}
 
 NUMBERS = (-1, 0, 1, 1.5, -0.0, math.nan, math.inf, -math.inf, 1e308, -1e308, 1e-320, 10**20, -(10**400))
@@ -59,10 +60,10 @@ quick = settings(max_examples=30, deadline=None, derandomize=True, suppress_heal
 
 def called(name, images=PHOTOS, **chosen):
     technique = TECHNIQUES[name]
-    given = (images,) if technique.takes_images else ()
+    given = technique.inputs(MODEL, images)
     few = {key: value for key, value in SHORT.items() if key in technique.parameters}
     required = {key: NEEDED[p.arg.role] for key, p in technique.parameters.items() if p.required}
-    return technique.run(MODEL, *given, **{**few, **required, **chosen})
+    return technique.run(*given, **{**few, **required, **chosen})
 
 
 def shows(result):
@@ -131,7 +132,8 @@ def test_any_words_in_the_command_line_end_in_success_or_one_error(name, here, c
     chosen = draw.draw(st.lists(st.tuples(flags, values), min_size=1, max_size=2))
     photo = ["photo.png"] if TECHNIQUES[name].takes_images else []
     few = [f"--{key}={value}" for key, value in SHORT.items() if key in TECHNIQUES[name].parameters]
-    code, _, err = call(name, *photo, "-m", "net.py:net", "-o", "out", *few, *sum(chosen, ()))
+    network = ["-m", "net.py:net"] if TECHNIQUES[name].takes_model else []
+    code, _, err = call(name, *photo, *network, "-o", "out", *few, *sum(chosen, ()))
     assert code in (0, 2)
     assert "Traceback" not in err
     assert len(err.strip().splitlines()) <= 6

@@ -8,7 +8,8 @@ import nets
 import opsin
 import reference
 from opsin.network.shortcuts.pooling import AveragePooling
-from opsin.optimise.textures import first_activations
+from opsin.optimise.textures import first_activations, spectrum_match
+from opsin.statistics.spectrum import periodic
 
 NET = nets.plain()
 MODEL = nets.model(NET)
@@ -159,3 +160,35 @@ def test_a_photo_below_the_networks_least_size_is_refused_with_its_size():
     net = nets.chain(conv=nn.Conv2d(3, 2, 9), relu=nn.ReLU(), mean=nn.AdaptiveAvgPool2d(1))
     with pytest.raises(opsin.NetworkError, match="1x3x8x8"):
         opsin.texture(nets.model(net), nets.images(1, 8), layers="conv", size=16)
+
+
+def spectrum_term(image, photo):
+    """½ mean (x - x̃)² / variance, x̃ of the photo's amplitudes and phases between colours."""
+    mean = photo.mean((1, 2), keepdims=True)
+    x, wanted = np.fft.fft2(image - mean), np.fft.fft2(periodic(torch.tensor(photo)[None])[0].numpy() - mean)
+    along = (x * wanted.conj()).sum(0)
+    turned = along / np.maximum(np.abs(along), 1e-12)
+    nearest = np.fft.ifft2(wanted * turned).real + mean
+    variance = photo.var((1, 2), ddof=1).mean()
+    return ((image - nearest) ** 2).mean() / (2 * variance)
+
+
+def test_a_weight_adds_the_distance_to_the_photos_spectrum():
+    result = opsin.texture(MODEL, PHOTO, steps=1, size=24, seed=4, spectrum=3.0)
+    image, photo = start(PHOTO, 24, 4), PHOTO[0]
+    expected = loss(image, photo) + 3 * spectrum_term(image.numpy(), photo.numpy())
+    assert float(result.numbers["0 loss"]) == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_picture_with_the_photos_spectrum_is_at_no_distance():
+    photo = 0.45 + 0.1 * PHOTO
+    shaken = opsin.random_phase(photo, size=24).images
+    target = spectrum_match(photo, (24, 24))
+    near, far = (float(target.score(MODEL.run(image, ("image",)))) for image in (shaken, photo.flip(2) ** 2))
+    assert near == pytest.approx(0, abs=1e-12)
+    assert far < -0.1
+
+
+def test_a_spectrum_is_that_of_the_whole_picture():
+    with pytest.raises(opsin.InputError, match="tile must be at least 80"):
+        opsin.texture(MODEL, PHOTO, steps=1, size=80, tile=64, spectrum=1.0)

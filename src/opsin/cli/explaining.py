@@ -162,7 +162,7 @@ def _page(
     given: dict[str, Any] = {
         "target": list(targets) or None,
         "techniques": [name.replace("-", "_") for name in techniques] or None,
-        "settings": _settings(settings),
+        "settings": read_settings(settings),
     }
     from opsin.base.folders import writing
     from opsin.base.headings import headings
@@ -184,7 +184,7 @@ def _page(
         sys.exit(1)
 
 
-def _settings(texts: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+def read_settings(texts: tuple[str, ...]) -> dict[str, dict[str, Any]]:
     """Settings by technique. Raises `InputError` on an unknown one, and on a value of another type."""
     settings: dict[str, dict[str, Any]] = {}
     for text in texts:

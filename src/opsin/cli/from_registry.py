@@ -24,7 +24,7 @@ from opsin.cli.options import (
 from opsin.cli.output import each, finish, say_resumable, write
 from opsin.cli.watch import progress
 from opsin.registry import catalogue
-from opsin.registry.kinds import Parameter
+from opsin.registry.kinds import Parameter, Technique
 
 
 def technique_command(name: str) -> click.Command:
@@ -32,9 +32,9 @@ def technique_command(name: str) -> click.Command:
     technique = catalogue.declared(name)
 
     def run(
-        model_name: str,
-        weights: str | None,
         folder: str | None,
+        model_name: str = "",
+        weights: str | None = None,
         photos: tuple[str, ...] = (),
         every: int | None = None,
         animation: str = "webp",
@@ -43,14 +43,7 @@ def technique_command(name: str) -> click.Command:
         **settings: Any,
     ) -> None:
         if name == "layers" and is_model(photos):
-            context = click.get_current_context()
-            given = {
-                p for p in context.params if context.get_parameter_source(p) is ParameterSource.COMMANDLINE
-            }
-            if unused := given - {"photos", "weights", "as_json"}:
-                options = ", ".join(f"--{one.removesuffix('_name')}" for one in sorted(unused))
-                raise click.UsageError(f"listing the layers of a model takes no {options}")
-            print_layers(photos[0], weights, as_json)
+            _list_layers(photos[0], weights, as_json)
             return
         if as_json:
             raise click.UsageError("--json lists the layers of a MODEL: leave it out for pictures of photos")
@@ -68,16 +61,20 @@ def technique_command(name: str) -> click.Command:
         with writing(place) as fresh, progress(every, iterative=technique.iterative) as watch:
             # fail on bad paths before loading the network
             opened = open_photos(photos, settings.get("target"))
-            model = default_model(model_name, weights, photos)
-            pieces = batches(opened, model, technique.photos) if technique.takes_images else [()]
+            model = default_model(model_name, weights, photos) if technique.takes_model else None
+            pieces = batches(opened, model, technique.photos) if technique.takes_images else [None]
             target = settings.get("target")
-            goals = one_each(target, model, len(pieces)) if len(pieces) > 1 and target is not None else []
+            goals = (
+                one_each(target, model, len(pieces))
+                if model is not None and target is not None and len(pieces) > 1
+                else []
+            )
             names = headings([name for name, _ in opened]) if len(pieces) > 1 else ["."]
             for heading, inner in each(names, fresh, watch):
                 number = names.index(heading)
                 if goals:
                     settings["target"] = goals[number]
-                result = catalogue.get(name).run(model, *pieces[number], **settings)
+                result = catalogue.get(name).run(*technique.inputs(model, pieces[number]), **settings)
                 write(result, watch.frames, inner, animation)
         finish(place, watch)
 
@@ -87,13 +84,34 @@ def technique_command(name: str) -> click.Command:
         command.epilog = (
             "Given a MODEL in place of photos, it lists the network's layers: opsin layers timm:resnet18"
         )
-    network = model_option(technique.network, *([] if technique.takes_images else [""]))
-    arguments: list[Callable[[Any], Any]] = [network, WEIGHTS, OUT]
+    for decorate in _arguments(technique):
+        decorate(command)
+    place = int(technique.takes_model)  # behind the network, where there is one
+    command.params[place:place] = [_option(parameter) for parameter in technique.parameters.values()]
+    return command
+
+
+def _list_layers(model_name: str, weights: str | None, as_json: bool) -> None:
+    """The layers of a model in place of pictures; no option but these goes with that."""
+    context = click.get_current_context()
+    given = {p for p in context.params if context.get_parameter_source(p) is ParameterSource.COMMANDLINE}
+    if unused := given - {"photos", "weights", "as_json"}:
+        options = ", ".join(f"--{one.removesuffix('_name')}" for one in sorted(unused))
+        raise click.UsageError(f"listing the layers of a model takes no {options}")
+    print_layers(model_name, weights, as_json)
+
+
+def _arguments(technique: Technique) -> list[Callable[[Any], Any]]:
+    """The decorators for what is no setting: the network, the output folder, photos."""
+    arguments: list[Callable[[Any], Any]] = [OUT]
+    if technique.takes_model:
+        network = model_option(technique.network, *([] if technique.takes_images else [""]))
+        arguments = [network, WEIGHTS, OUT]
     if technique.iterative:
         arguments += [EVERY, ANIMATION, *([PREVIEW] if "steps" in technique.parameters else [])]
     if technique.takes_images:
         metavar, offered = None, None  # by click itself: PHOTOS..., and files
-        if name == "layers":
+        if technique.name == "layers":
             metavar, offered = "MODEL | PHOTOS...", completion.models_or_files
             arguments.append(JSON)
         arguments.append(
@@ -106,10 +124,7 @@ def technique_command(name: str) -> click.Command:
                 shell_complete=offered,
             )
         )
-    for decorate in arguments:
-        decorate(command)
-    command.params[1:1] = [_option(parameter) for parameter in technique.parameters.values()]
-    return command
+    return arguments
 
 
 OFFERED = {  # behind TAB, and how several values are given, by the role of a setting

@@ -154,16 +154,16 @@ def is_collection(path: str) -> bool:
     return isinstance(about, dict) and about.get("kind") == "Collection"
 
 
-def batches(opened: "list[tuple[str, Opened]]", model: "Model", photos: str) -> "list[tuple[Tensor]]":
+def batches(opened: "list[tuple[str, Opened]]", model: "Model | None", photos: str) -> "list[Tensor]":
     """The photos as a technique gets them from the command line."""
     import torch
 
     from opsin.images.tensors import fit, whole
 
-    if photos == "whole":
-        return [(whole(photo()),) for _, photo in opened]
+    if model is None or photos == "whole":
+        return [whole(photo()) for _, photo in opened]
     fitted = torch.stack([fit(photo(), model) for _, photo in opened])
-    return [(fitted,)] if photos == "together" else [(one,) for one in fitted.split(1)]
+    return [fitted] if photos == "together" else list(fitted.split(1))
 
 
 def whole_photos(paths: tuple[str, ...]) -> "list[Tensor]":

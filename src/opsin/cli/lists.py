@@ -21,7 +21,7 @@ WIDTH = 160  # characters of a table where the output is no terminal
 @click.command()
 @JSON
 def techniques(as_json: bool) -> None:
-    """List every technique with its paper and its cost in forward passes."""
+    """List every technique with its paper and its cost in forward passes; - where it runs no network."""
     declared = [catalogue.declared(name) for name in catalogue.names()]
     if as_json:
         rows = [{"name": t.name, "passes": t.cost, "summary": t.summary, "paper": t.paper} for t in declared]
@@ -29,7 +29,7 @@ def techniques(as_json: bool) -> None:
         return
     _print_table(
         ("technique", "passes", "what it is", "paper"),
-        ((t.name, str(t.cost), t.summary, t.paper) for t in declared),
+        ((t.name, str(t.cost) if t.takes_model else "-", t.summary, t.paper) for t in declared),
     )
 
 

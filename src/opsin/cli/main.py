@@ -26,6 +26,7 @@ from opsin.cli.options import (
 from opsin.cli.output import each, finish, keep_animation, say_not_begun, write
 from opsin.cli.signals import end, exit_code, handling
 from opsin.cli.streams import end_output, failed_to_print
+from opsin.cli.texturing import textures
 from opsin.cli.watch import progress
 from opsin.registry import catalogue
 
@@ -84,7 +85,7 @@ def cli() -> None:
     """
 
 
-for command in (explain, compare, *COMMANDS, lists.techniques, lists.models):
+for command in (explain, compare, textures, *COMMANDS, lists.techniques, lists.models):
     cli.add_command(command)
 
 
@@ -192,7 +193,12 @@ def resume(
     first = next(iter(loaded.values()))
     if first.record is None:
         raise click.UsageError(f"{result} does not say how it was made")
-    model = reopen_model(first.record.model, model_name, weights, result)
+    if catalogue.declared(first.record.technique).takes_model:
+        model = reopen_model(first.record.model, model_name, weights, result)
+    elif model_name is None and weights is None:
+        model = None
+    else:
+        raise click.UsageError(f"{first.record.technique} takes no network: leave out --model and --weights")
     place, absent = folder or result, not_begun(result)
     with writing(place) as fresh, progress(every) as watch:
         for name, inner in each(loaded, fresh, watch, absent):

@@ -28,6 +28,7 @@ SCALES = {
     "diverging": tuple(DIVERGING.split()),
     "grey": ("000000", "808080", "ffffff"),
 }
+LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601
 FRAME_DURATION = 100  # milliseconds per frame of an animation
 TILE_GAP = 1  # pixels between the tiles of a grid
 GRID_WIDTH = 320  # pixels: small tiles are enlarged by whole factors until a grid is about this wide

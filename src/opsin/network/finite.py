@@ -29,8 +29,8 @@ class Scores:
         return [] if self._finite else ["the target's score"]
 
 
-def caution(model: Model, images: Float[Tensor, "n 3 h w"] | None, parts: Sequence[str]) -> None:
-    """Note which parts of a result hold NaN or infinite numbers, and in which layer they first occur.
+def caution(model: Model | None, images: Float[Tensor, "n 3 h w"] | None, parts: Sequence[str]) -> None:
+    """Note which parts of a result hold NaN or infinite numbers, and in which layer of a network they begin.
 
     Does nothing if there are no such parts.
     """
@@ -38,7 +38,7 @@ def caution(model: Model, images: Float[Tensor, "n 3 h w"] | None, parts: Sequen
         return
     listed = ", ".join(parts[:LISTED]) + (f" and {len(parts) - LISTED} more" if len(parts) > LISTED else "")
     message = f"{CAUTION}NaN or infinite numbers in {listed}"
-    if images is not None:
+    if model is not None and images is not None:
         begins: dict[str, list[str]] = {}
         for index, image in enumerate(images.split(1)):
             if begin := origin(model, image):

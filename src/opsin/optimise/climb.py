@@ -1,6 +1,7 @@
 """An ascent to its end: what a technique calls, resumed where one was stopped."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import torch
@@ -38,40 +39,61 @@ def climb(
 
     The `label` is what progress shows; within a technique no two climbs have the same.
     """
-    trail = current().trail or Trail()
-    state = trail.saved_state(label)
-    if trail.stopped:
+    state = saved_climb(label, len(start))
+    if state is None:
         return Climb(start, torch.empty(0, len(start)), begun=False)
-    if state and not {"scores", "finished"} <= state.keys():
-        raise InputError(f"{DAMAGED}climb {label!r} lacks its scores, or whether it was finished")
-    if state and state["scores"].shape[1:] != (len(start),):
-        raise InputError(f"{DAMAGED}it holds no scores of {len(start)} pictures")
     if state and state["finished"].any():
         recipe = replace(recipe, steps=step_number(state))
     note(f"climbed: {objective.name}")
     if state and recipe.optimiser == "lbfgs":
         note("resumed: L-BFGS began with an empty memory")
+    return followed(label, ascend(model, objective, start, recipe, state=state or None), recipe.steps, state)
+
+
+def saved_climb(label: str, count: int) -> dict[str, Tensor] | None:
+    """The state of this climb of so many pictures that an earlier run saved; empty where it begins now.
+
+    `None` where a climb before it was stopped early. Raises `InputError` on a state that lacks its scores.
+    """
+    trail = current().trail or Trail()
+    state = trail.saved_state(label)
+    if trail.stopped:
+        return None
+    if state and not {"scores", "finished"} <= state.keys():
+        raise InputError(f"{DAMAGED}climb {label!r} lacks its scores, or whether it was finished")
+    if state and state["scores"].shape[1:] != (count,):
+        raise InputError(f"{DAMAGED}it holds no scores of {count} pictures")
+    return state
+
+
+def followed(label: str, steps: Iterable[Step], total: int, state: dict[str, Tensor]) -> Climb:
+    """A stream of steps to its end, or until a listener asks to stop early; its state goes into the trail.
+
+    `state` is what an earlier run saved of it, empty where it begins now.
+    """
+    trail = current().trail or Trail()
     for earlier in trail.states.values():
         earlier["finished"] = torch.tensor(True)
     scores = list(state["scores"]) if state else []
-    for step in ascend(model, objective, start, recipe, state=state or None):
+    for step in steps:
         if step.scores is None:
             continue
         scores.append(step.scores.cpu())
-        at = f"{label}: stopped at step {step.number} of {recipe.steps}"
+        at = f"{label}: stopped at step {step.number} of {total}"
         try:
-            report(_progress(label, recipe, step, scores, trail, at))
+            report(_progress(label, total, step, scores, trail, at))
         except StopEarly:
             trail.stopped = at
             note(at)
             break
-    history = torch.stack(scores) if scores else torch.empty(0, len(start))
+    images = step.images()
+    history = torch.stack(scores) if scores else torch.empty(0, len(images))
     trail.states[label] = _resumable(step, history)
-    return Climb(step.images(), history)
+    return Climb(images, history)
 
 
 def _progress(
-    label: str, recipe: Recipe, step: Step, scores: list[Tensor], trail: Trail, stopped: str
+    label: str, total: int, step: Step, scores: list[Tensor], trail: Trail, stopped: str
 ) -> Progress:
     """The step as listeners see it, with a result that goes on from here."""
     assert step.scores is not None
@@ -83,7 +105,7 @@ def _progress(
         return make(step.images(), label, replace(so_far, stopped=stopped))
 
     mean = float(step.scores.mean())
-    return Progress(label, step.number, recipe.steps, mean, step.images, result if make else None)
+    return Progress(label, step.number, total, mean, step.images, result if make else None)
 
 
 def _resumable(step: Step, scores: Float[Tensor, "steps n"]) -> dict[str, Tensor]:

@@ -10,9 +10,11 @@ from torch import Tensor
 
 from opsin.base.errors import InputError
 from opsin.base.job import note
+from opsin.network.activations import Activations
 from opsin.network.model import Model
 from opsin.objectives.features import gram, gram_match
 from opsin.objectives.objective import Objective
+from opsin.statistics.spectrum import spot
 
 DEFAULT_RATES = {"lbfgs": 1.0, "adam": 0.02, "gradient": 0.005}  # the last two found by trial
 SMALL = 1e-12  # a layer of zeros has no mean
@@ -75,6 +77,29 @@ def texture_objective(
                 )
             )
     return reduce(add, terms) * (1 / len(terms))
+
+
+def spectrum_match(photo: Float[Tensor, "1 3 h w"], size: tuple[int, int]) -> Objective:
+    """Minus the distance to the nearest picture with the photo's spectrum, ½ mean (x - x̃)², in variances.
+
+    F(x̃) = F(t) c / |c| with c = Σ F(x) F(t)* over the colours, where F(t) is the photo's spectrum at this
+    `size` (`statistics.spectrum.spot`): x̃ has its amplitudes and its phases between colours, and else those
+    of x. Liu, Gousseau, Xia: Texture Synthesis Through Convolutional Neural Networks and Spectrum
+    Constraints, 2016 (arXiv:1605.01141).
+    """
+    wanted, mean = spot(photo, size), photo.mean((2, 3), keepdim=True)
+    variance = photo.var((2, 3)).mean().clamp(min=SMALL)
+
+    def score(activations: Activations) -> Tensor:
+        x = activations["image"] - mean.to(activations["image"])
+        with torch.no_grad():
+            along = (torch.fft.rfft2(x) * wanted.conj()).sum(1, keepdim=True)
+            turned = along / along.abs().clamp(min=SMALL)
+            nearest = torch.fft.irfft2(wanted * turned, size)
+        distance: Tensor = (x - nearest).square().mean((1, 2, 3)) / (2 * variance)
+        return -distance
+
+    return Objective("spectrum of the photo", ("image",), score)
 
 
 def inverse_mean_activation(maps: Float[Tensor, "n c h w"]) -> float:

@@ -119,7 +119,9 @@ def _report(
             answers = []
             for technique in on_photos:
                 next(ticks)
-                if layer == at[0] or takes_layer(technique):
+                if (layer == at[0] or takes_layer(technique)) and (
+                    technique.takes_model or model is models[0]
+                ):
                     answers += running.answers(technique, seen)
             views.append(replace(seen, answers=tuple(answers)))
         near = () if collection is None else _nearest(models[0], collection, views[0].image, title)

@@ -44,11 +44,15 @@ SETTINGS: dict[str, Callable[[], dict[str, Any]]] = {
     "facets": lambda: {"target": "tiger cat", "clusters": 3},
     "inversion": lambda: {"steps": 200},
     "texture": lambda: {"steps": 150},
+    "efros_leung": lambda: {"size": 96, "source": 96},
+    "portilla_simoncelli": lambda: {"steps": 30},
     "style_transfer": lambda: {"style": picture(data.immunohistochemistry()), "size": SIDE, "steps": 100},
 }
 NETWORKS: dict[str, str] = {}  # for techniques that another network shows better
 PHOTO: dict[str, Callable[[], Any]] = {
     "texture": data.gravel,
+    **dict.fromkeys(("glcm", "efros_leung", "quilting"), data.brick),
+    **dict.fromkeys(("heeger_bergen", "portilla_simoncelli", "random_phase"), data.brick),
     "deepdream": lambda: load_sample_image("china.jpg"),
     "style_transfer": lambda: load_sample_image("china.jpg"),
 }
@@ -66,7 +70,7 @@ def gallery(folder: str | Path) -> Path:
         results: list[tuple[Technique, Result]] = []
         for technique in steps(known.values(), len(known), "gallery"):
             network = NETWORKS.get(technique.name, technique.network)
-            result = made(technique, model(network))
+            result = made(technique, model(network) if technique.takes_model else None)
             results.append((technique, result))
             with storing():
                 (place / technique.name).mkdir()
@@ -79,7 +83,7 @@ def gallery(folder: str | Path) -> Path:
             "gallery.html",
             groups=groups,
             count=len(known),
-            networks=list(dict.fromkeys(technique.network for technique in known.values())),
+            networks=list(dict.fromkeys(t.network for t in known.values() if t.takes_model)),
             photos=[("sample", webp_uri(colour.photo(fit(_photo("grad_cam"), model(None))), SIDE), 1, 1)],
             scales=colour.SCALES,
         )
@@ -90,18 +94,19 @@ def gallery(folder: str | Path) -> Path:
     return Path(folder) / PAGE
 
 
-def made(technique: Technique, model: Model) -> Result:
-    """The technique's result on its sample photo."""
+def made(technique: Technique, model: Model | None) -> Result:
+    """The technique's result on its sample photo, with the network where it takes one."""
     settings = SETTINGS.get(technique.name, dict)()
-    if not technique.takes_images:
-        return technique.run(model, **settings)  # type: ignore[no-any-return]
+    given = _given(technique, model) if technique.takes_images else None
+    return technique.run(*technique.inputs(model, given), **settings)  # type: ignore[no-any-return]
+
+
+def _given(technique: Technique, model: Model | None) -> Float[Tensor, "n 3 h w"]:
+    """The sample photo as the technique takes it."""
     photo = _photo(technique.name)
-    given = {
-        "each": lambda: fit(photo, model)[None],
-        "whole": lambda: whole(photo, SIDE),
-        "together": lambda: crops(photo, model),
-    }[technique.photos]()
-    return technique.run(model, given, **settings)  # type: ignore[no-any-return]
+    if model is None or technique.photos == "whole":
+        return whole(photo, SIDE)
+    return crops(photo, model) if technique.photos == "together" else fit(photo, model)[None]
 
 
 def _photo(name: str) -> Image.Image:

@@ -75,7 +75,7 @@ class Running:
         self, technique: Technique, model: Model, images: Tensor | None, given: dict[str, Any]
     ) -> Result | None:
         try:
-            return technique.run(model, *([] if images is None else [images]), **given)  # type: ignore[no-any-return]
+            return technique.run(*technique.inputs(model, images), **given)  # type: ignore[no-any-return]
         except OpsinError as error:
             self.left_out.setdefault(technique.name, str(error))
             return None

@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -38,8 +38,8 @@ def call_technique(
         raise InputError(f"{about.name}: {error}") from error
     bound.apply_defaults()
     given = bound.arguments
-    model = given["model"]
-    if not isinstance(model, Model):
+    model: Model | None = given.get("model")
+    if about.takes_model and not isinstance(model, Model):
         raise InputError(
             f"{about.name} takes an opsin.Model first, got {type(model).__name__}: see opsin.load"
         )
@@ -61,15 +61,13 @@ def call_technique(
     explained = [
         Explained(model, given["images"], given[name])
         for name in targets
-        if about.takes_images and not about.iterative
+        if model is not None and about.takes_images and not about.iterative
     ]
     given.update({name: target.followed() for name, target in zip(targets, explained, strict=False)})
     given.update({name: given[name].watched(scores.see) for name in targets})
 
     def record(scored: tuple[ScoredTarget, ...] = ()) -> Record:
-        facts: dict[str, Any] = {"name": model.name, "sha256": weights.fingerprint, "load": model.loaded}
-        facts |= {name: list(getattr(model, name)) for name in ("size", "mean", "std")}
-        facts |= {name: getattr(model, name) for name in ("crop", "squash", "interpolation")}
+        facts = {} if model is None else _facts(model)
         return Record(about.name, about.paper, arguments, facts, versions(PACKAGES), tuple(notes), scored)
 
     def finished(result: Pictures, trail: Trail) -> Pictures:
@@ -86,17 +84,17 @@ def call_technique(
         torch.enable_grad(),
         within(notes=notes, trail=trail, resumed=MappingProxyType({})),
     ):
-        weights = model.weigh()
-        if not weights.finite:
+        if model is not None and not model.weigh().finite:
             note(f"{CAUTION}the network's weights hold NaN or infinite numbers, so the values here may too")
         try:
             result = function(*bound.args, **bound.kwargs)
         except (MemoryError, RuntimeError) as error:
             if lacks_memory(error):
                 cause = str(error).partition("\n")[0]
+                smaller = "" if model is None else ", or choose a smaller network"
                 raise OutOfMemoryError(
-                    f"{about.name} ran out of memory: give fewer or smaller photos at a time, or choose a "
-                    f"smaller network ({cause})"
+                    f"{about.name} ran out of memory: give fewer or smaller photos at a time{smaller} "
+                    f"({cause})"
                 ) from error
             raise
         if isinstance(result, Heatmap) and (blank := result.blank()):
@@ -115,7 +113,7 @@ def _take(
 ) -> None:
     """Check and resolve one setting in `given`; what it was goes into `arguments`, images into `pictures`."""
 
-    name, model = parameter.name, given["model"]
+    name, model = parameter.name, cast("Model", given.get("model"))  # no target or layer is without one
     value, role = given[name], parameter.arg.role
     if role == "target":
         if value is None and not parameter.required:
@@ -150,11 +148,22 @@ def _seen(images: "Tensor") -> dict[str, Any]:
     return {"shape": list(plain.shape), "sha256": hashlib.sha256(plain.numpy().data).hexdigest()}
 
 
-def _placed(images: "Tensor", model: Any) -> "Tensor":
+def _facts(model: Model) -> dict[str, Any]:
+    """What a record says of the network."""
+    facts: dict[str, Any] = {
+        "name": model.name,
+        "sha256": model.weigh().fingerprint,
+        "load": model.loaded,
+    }
+    facts |= {name: list(getattr(model, name)) for name in ("size", "mean", "std")}
+    return facts | {name: getattr(model, name) for name in ("crop", "squash", "interpolation")}
+
+
+def _placed(images: "Tensor", model: Model | None) -> "Tensor":
     """Images on the model's device, in single precision at least: resizing and spectra need it."""
 
     dtype = torch.promote_types(images.dtype, torch.float32)
-    return images.detach().to(model.device, dtype)
+    return images.detach().to(images.device if model is None else model.device, dtype)
 
 
 def _several(images: Any) -> "list[Tensor]":

@@ -63,7 +63,8 @@ class Technique:
     backward pass counted as two; with `per_channel` it is the default layer's number of channels.
     An `expensive` one runs in `explain` only when it is asked for. An `iterative` one makes pictures step
     by step. `photos` says how it gets them from the command line: `each` one cut to the model's size, each
-    one `whole` at its own size, or all `together`. `network` names the zoo's network that suits it best.
+    one `whole` at its own size, or all `together`. `network` names the zoo's network that suits it best;
+    it is empty of a technique that takes no model, and that costs no forward pass.
     """
 
     name: str
@@ -77,8 +78,13 @@ class Technique:
     per_channel: bool
     photos: Photos
     network: str
+    takes_model: bool
     takes_images: bool
     parameters: Mapping[str, Parameter]
+
+    def inputs(self, model: Any, images: Any) -> list[Any]:
+        """What `run` takes before the settings, of a network and images."""
+        return [model] * self.takes_model + [images] * self.takes_images
 
     @property
     def summary(self) -> str:

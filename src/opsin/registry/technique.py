@@ -17,7 +17,7 @@ def technique(
     *,
     paper: str,
     reading: str,
-    cost: int,
+    cost: int = 0,
     expensive: bool = False,
     per_channel: bool = False,
     iterative: bool = False,
@@ -25,9 +25,10 @@ def technique(
     network: str = DEFAULT_NETWORK,
     title: str = "",
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Register a function `(model, images, ...)` or `(model, ...)` that returns a `Result`.
+    """Register a function `(model, images, ...)`, `(model, ...)` or `(images, ...)` that returns a `Result`.
 
-    Called with a list of names for its `Layer`, it returns a list of results, one for each, in that order.
+    One without a model loads no network, and gets every photo whole; `explain` runs it only by name. Called
+    with a list of names for its `Layer`, it returns a list of results, one for each, in that order.
     """
 
     def register(function: Callable[P, R]) -> Callable[P, R]:
@@ -43,7 +44,7 @@ def technique(
 
         run.__signature__ = signature_of(signature, parameters)  # type: ignore[attr-defined]
         run.__doc__ = help_text(function.__doc__ or "", parameters, reading, paper)
-        takes_images = "images" in signature.parameters
+        takes_model, takes_images = (name in signature.parameters for name in ("model", "images"))
         about = Technique(
             function.__name__,
             run,
@@ -51,11 +52,12 @@ def technique(
             paper,
             reading,
             cost,
-            expensive or iterative,
+            expensive or iterative or not takes_model,
             iterative,
             per_channel,
-            photos,
-            network,
+            photos if takes_model else "whole",
+            network if takes_model else "",
+            takes_model,
             takes_images,
             parameters,
         )

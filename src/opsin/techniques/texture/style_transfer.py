@@ -11,6 +11,7 @@ from torch import Tensor
 
 from opsin.base.choices import MOST_PIXELS, Optimiser
 from opsin.base.errors import InputError
+from opsin.images.colour import LUMINANCE
 from opsin.images.tensors import longest, resized
 from opsin.images.upright import MIN_SIDE
 from opsin.network.model import Model
@@ -34,7 +35,6 @@ from opsin.results.pictures import Picture, Pictures
 
 FIRST_SCALE = 256  # pixels: coarse to fine begins here
 FINER_STEPS = 0.5  # of the steps at every further scale, which begin near the end
-LUMINANCE = ((0.299, 0.587, 0.114),) * 3  # ITU-R BT.601
 CONTENT_SCALE = 3  # content is read at the fourth resolution (VGG: relu4_2)
 
 
@@ -175,7 +175,7 @@ def with_colours_of(
     photo: Float[Tensor, "1 3 h w"], picture: Float[Tensor, "1 3 h w"]
 ) -> Float[Tensor, "1 3 h w"]:
     """The picture's brightness with the photo's chrominance (Gatys et al. 2016, arXiv:1606.05897)."""
-    grey = photo.new_tensor(LUMINANCE)
+    grey = photo.new_tensor([LUMINANCE] * 3)
     bright = torch.einsum("cd,ndhw->nchw", grey, picture - photo)
     return (photo + bright).clamp(0, 1)
 

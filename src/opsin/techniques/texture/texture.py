@@ -5,6 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from opsin.base.choices import MOST_PIXELS, Optimiser
+from opsin.base.errors import InputError
 from opsin.images.tensors import longest, resized
 from opsin.network.model import Model
 from opsin.network.shortcuts.pooling import AveragePooling
@@ -16,6 +17,7 @@ from opsin.optimise.textures import (
     mirrored,
     noise,
     photo_label,
+    spectrum_match,
     texture_objective,
 )
 from opsin.registry.kinds import Arg, Layers
@@ -55,6 +57,10 @@ def texture(
     tile: Annotated[
         int, Arg("side of a tile, pixels; larger textures are processed in tiles", least=64)
     ] = 768,
+    spectrum: Annotated[
+        float,
+        Arg("weight of the photo's spectrum: 0 as in the paper, 10 keeps bricks and tiles regular", least=0),
+    ] = 0.0,
     seed: Annotated[int, Arg("random seed of the noise", least=0)] = 0,
 ) -> Pictures:
     """An image whose Gram matrices are the photo's: arg min_x Σ_l E_l, from noise.
@@ -63,11 +69,17 @@ def texture(
     which F's mean is one on the photo (the paper's network is normalised so). `numbers["share"]` is the loss
     as a share of the noise image's.
 
+    With a weight, `spectrum` times ½ mean (x - x̃)² / variance is added, x̃ the nearest picture with the
+    photo's spectrum (Liu, Gousseau, Xia 2016, arXiv:1605.01141): the layers see no rhythm that is longer than
+    their fields. It needs the texture in one tile.
+
     By default the layers are the first activation at every resolution (VGG: relu1_1 to relu5_1). Departs
     from the paper: G is a mean over positions, so that the new texture may have any size; a sample less than
     half as long or wide as the texture is continued by its mirror images, so that deep layers see more of it
     than of their padding.
     """
+    if spectrum and size > tile:
+        raise InputError(f"texture: a spectrum is that of the whole picture: tile must be at least {size}")
     panels: list[Picture] = []
     numbers: dict[str, Tensor] = {}
     for index, image in enumerate(images):
@@ -75,6 +87,8 @@ def texture(
         with AveragePooling() if pooling == "average" else nullcontext():
             sample = mirrored(photo, size)
             target = texture_objective(model, sample, layers or first_activations(model))
+            if spectrum:
+                target += spectrum * spectrum_match(photo, (size, size))
             found = climb(
                 photo_label(index, len(images)) + "texture",
                 model,
