@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from opsin.pages.explain import compare as compare
     from opsin.pages.explain import explain as explain
     from opsin.registry.resuming import resume as resume
+    from opsin.results.attack import Attack as Attack
     from opsin.results.findings import Findings as Findings
     from opsin.results.gallery import Gallery as Gallery
     from opsin.results.heatmap import Heatmap as Heatmap
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 _PUBLIC = {
     "ascend": "optimise.ascent",
     "Recipe": "optimise.recipe",
+    "Attack": "results.attack",
     "Findings": "results.findings",
     "map": "collection.ask.map",
     "mistakes": "collection.ask.mistakes",
