@@ -36,7 +36,14 @@ EXPLAINING = [n for n, t in ON_IMAGES.items() if "target" in t.parameters and no
 AT_LAYER = [n for n, t in TECHNIQUES.items() if any(p.arg.role == "layer" for p in t.parameters.values())]
 TOGETHER = {name for name, technique in TECHNIQUES.items() if technique.photos == "together"}
 LAYER = "conv2"  # there in every twin
-SHORT = {"samples": 3, "steps": 2, "octaves": 2, "clusters": 2, "size": SIZE}  # where a technique takes them
+SHORT = {
+    "samples": 3,
+    "searches": 2,
+    "steps": 2,
+    "octaves": 2,
+    "clusters": 2,
+    "size": SIZE,
+}  # where a technique takes them
 CLIMBED = 1e-3  # after two steps of Adam, which divides by small numbers, in single precision
 REFUSES = {
     "cam",
@@ -1024,7 +1031,10 @@ class CountedBackward(torch.autograd.Function):
 
 # the cost of inversion depends on how deep its layers lie, of integrated gradients on how the score bends
 DEPENDING = ("inversion", "integrated_gradients")
-MEASURABLE = [name for name, about in RUNNING.items() if name not in DEPENDING and not about.per_channel]
+LEAVING = ("apgd", "deepfool", "lbfgs_attack", "square")  # whose photos leave the batch once they are fooled
+MEASURABLE = [
+    name for name, about in RUNNING.items() if name not in DEPENDING + LEAVING and not about.per_channel
+]
 LINE_SEARCH = 1.3  # what L-BFGS may take in place of one evaluation a step
 ONCE = 6  # passes before and after the steps of a climb, which its cost leaves out
 
