@@ -76,7 +76,7 @@ def test_a_wrong_class_that_was_there_before_is_no_success():
 
 
 def test_towards_a_class_that_is_already_seen_or_is_the_label_is_refused():
-    with pytest.raises(opsin.InputError, match=r"'tiger shark.*already seen|already seen|is the label"):
+    with pytest.raises(opsin.InputError, match="already seen in image 0"):
         opsin.fgsm(MODEL, IMAGES, towards=SEEN)
     with pytest.raises(opsin.InputError, match="is the label of image 0"):
         opsin.fgsm(MODEL, IMAGES, label=FREE, towards=FREE)

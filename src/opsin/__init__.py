@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from opsin.collection.store.store import Collection as Collection
     from opsin.images.samples import sample as sample
     from opsin.images.tensors import read as read
+    from opsin.network.distances import feature_distances as feature_distances
     from opsin.network.model import Model as Model
     from opsin.objectives.features import diversity as diversity
     from opsin.objectives.objective import Objective as Objective
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from opsin.optimise.recipe import Recipe as Recipe
     from opsin.pages.explain import compare as compare
     from opsin.pages.explain import explain as explain
+    from opsin.pages.fooling import fool as fool
     from opsin.registry.resuming import resume as resume
     from opsin.results.attack import Attack as Attack
     from opsin.results.findings import Findings as Findings
@@ -75,6 +77,8 @@ _PUBLIC = {
     "resume": "registry.resuming",
     "compare": "pages.explain",
     "explain": "pages.explain",
+    "fool": "pages.fooling",
+    "feature_distances": "network.distances",
     "Gallery": "results.gallery",
     "Heatmap": "results.heatmap",
     "Pictures": "results.pictures",

@@ -11,6 +11,7 @@ from opsin.cli import completion as complete
 from opsin.cli import lists
 from opsin.cli.collections import COMMANDS
 from opsin.cli.explaining import compare, explain
+from opsin.cli.fooling import fool
 from opsin.cli.from_registry import technique_command
 from opsin.cli.inputs import (
     reopen_model,
@@ -84,7 +85,7 @@ def cli() -> None:
     """
 
 
-for command in (explain, compare, *COMMANDS, lists.techniques, lists.models):
+for command in (explain, compare, fool, *COMMANDS, lists.techniques, lists.models):
     cli.add_command(command)
 
 

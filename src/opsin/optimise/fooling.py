@@ -74,7 +74,7 @@ def goal_of(
     wanted = None if towards is None else torch.tensor(towards)
     for index, (own, now) in enumerate(zip(labels.tolist(), seen.tolist(), strict=True)):
         if wanted is not None and int(wanted[index]) in (own, now):
-            which = "is the label of" if int(wanted[index]) == own else "is already seen in"
+            which = "is already seen in" if int(wanted[index]) == now else "is the label of"
             raise InputError(
                 f"the wanted class {model.label(int(wanted[index]))!r} {which} image {index}: name another"
             )

@@ -59,6 +59,34 @@ class Outcome:
             return "no success"
         return "success" if self.survives else "success, lost by rounding to 8 bits"
 
+    def compared(self) -> list[tuple[str, "Share", "Share"]]:
+        """The classes that lead before or after, each with its probability before and after."""
+        before, after = ({s.name: s.probability for s in seen} for seen in (self.before, self.after))
+        names = sorted({**before, **after}, key=lambda n: -max(before.get(n, 0), after.get(n, 0)))
+        return [(name, Share(before.get(name)), Share(after.get(name))) for name in names]
+
+
+@dataclass(frozen=True)
+class Share:
+    """A probability, or `None` where the class is not among those that lead."""
+
+    probability: float | None
+
+    @property
+    def known(self) -> bool:
+        """Whether the class is among those that lead."""
+        return self.probability is not None
+
+    @property
+    def percent(self) -> float:
+        """The probability in per cent."""
+        return 100 * (self.probability or 0)
+
+    @property
+    def text(self) -> str:
+        """The probability in words."""
+        return f"{self.percent:.1f} %" if self.known else "not in the first 5"
+
 
 class AttackFacts(TypedDict):
     """The outcomes in `record.json`, one for each photo."""
