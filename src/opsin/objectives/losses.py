@@ -84,6 +84,9 @@ def _own_and_rival(
 def _column(labels: Tensor, activations: Activations) -> Int[Tensor, "n 1"]:
     if len(labels) != len(activations["output"]):
         raise InputError(f"{len(labels)} labels for {len(activations['output'])} images: give one per image")
+    last = activations["output"].shape[-1] - 1
+    if wrong := [label for label in labels.tolist() if not 0 <= label <= last]:
+        raise InputError(f"class {wrong[0]} does not exist: the output has classes 0 to {last}")
     return labels.to(activations["output"].device)[:, None]
 
 

@@ -44,6 +44,7 @@ SETTINGS: dict[str, Callable[[], dict[str, Any]]] = {
     "facets": lambda: {"target": "tiger cat", "clusters": 3},
     "inversion": lambda: {"steps": 200},
     "texture": lambda: {"steps": 150},
+    "unrecognisable": lambda: {"target": "king penguin; starfish", "way": "cppn"},
     "style_transfer": lambda: {"style": picture(data.immunohistochemistry()), "size": SIDE, "steps": 100},
 }
 NETWORKS: dict[str, str] = {}  # for techniques that another network shows better

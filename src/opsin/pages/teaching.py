@@ -50,7 +50,17 @@ PARTS = (
     Part(
         "How easily is it fooled?",
         "Changes that we hardly see, and that change what the network sees, beside noise of the same size.",
-        ("random_noise", "fgsm", "pgd", "apgd", "square", "deepfool", "lbfgs_attack"),
+        (
+            "random_noise",
+            "fgsm",
+            "pgd",
+            "apgd",
+            "square",
+            "deepfool",
+            "lbfgs_attack",
+            "universal",
+            "unrecognisable",
+        ),
         ("fooling",),
     ),
     Part(

@@ -98,9 +98,9 @@ class AttackFacts(TypedDict):
 class Attack(Result):
     """Photos, the attacked photos, and what the network sees in both.
 
-    `numbers` are further measurements, a row for each photo. `len(attack)` is the number of photos,
-    `attack[i]` the attack on one of them (a slice: on several), and `np.asarray(attack)` are the attacked
-    photos.
+    `numbers` are further measurements, a row for each photo, `shared` arrays of all photos together.
+    `len(attack)` is the number of photos, `attack[i]` the attack on one of them (a slice: on several), and
+    `np.asarray(attack)` are the attacked photos.
     """
 
     stored_as = AttackFacts
@@ -109,11 +109,17 @@ class Attack(Result):
     attacked: Float[Tensor, "n 3 h w"]
     outcomes: tuple[Outcome, ...]
     numbers: Mapping[str, Tensor] = field(default_factory=dict)
+    shared: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "images", plain(self.images))
         object.__setattr__(self, "attacked", plain(self.attacked))
-        object.__setattr__(self, "numbers", {name: plain(value) for name, value in self.numbers.items()})
+        for kind in ("numbers", "shared"):
+            object.__setattr__(self, kind, {k: plain(v) for k, v in getattr(self, kind).items()})
+
+    def sharing(self, **arrays: Tensor) -> "Attack":
+        """The same attack with arrays that belong to all photos together."""
+        return replace(self, shared={**self.shared, **arrays})
 
     @property
     def change(self) -> Float[Tensor, "n 3 h w"]:
@@ -201,10 +207,10 @@ class Attack(Result):
         return [colour.photo(image) for image in self.attacked]
 
     def _arrays(self) -> dict[str, Tensor]:
-        return {"the attacked photos": self.attacked} | dict(self.numbers)
+        return {"the attacked photos": self.attacked, **self.numbers, **self.shared}
 
     def _to_arrays(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        kept = {f"numbers.{name}": value for name, value in self.numbers.items()}
+        kept = {f"{kind}.{k}": v for kind in ("numbers", "shared") for k, v in getattr(self, kind).items()}
         facts = {"outcomes": [asdict(outcome) for outcome in self.outcomes]}
         return {"images": self.images, "attacked": self.attacked, **kept}, facts
 
@@ -218,7 +224,8 @@ class Attack(Result):
         numbers = {k.removeprefix("numbers."): v for k, v in arrays.items() if k.startswith("numbers.")}
         if wrong := [name for name, value in numbers.items() if value.shape[:1] != (len(outcomes),)]:
             raise InputError(f"{wrong[0]!r} has no number for each of {len(outcomes)} photos")
-        return cls(images, attacked, outcomes, numbers, **facts)
+        shared = {k.removeprefix("shared."): v for k, v in arrays.items() if k.startswith("shared.")}
+        return cls(images, attacked, outcomes, numbers, shared, **facts)
 
 
 def size(number: float) -> str:
