@@ -31,7 +31,10 @@ if TYPE_CHECKING:
     from opsin.objectives.units import neuron as neuron
     from opsin.objectives.units import unit as unit
     from opsin.optimise.ascent import ascend as ascend
+    from opsin.optimise.defended import defended as defended
     from opsin.optimise.recipe import Recipe as Recipe
+    from opsin.optimise.smoothing import Certificate as Certificate
+    from opsin.optimise.smoothing import certify as certify
     from opsin.pages.explain import compare as compare
     from opsin.pages.explain import explain as explain
     from opsin.pages.fooling import fool as fool
@@ -48,6 +51,9 @@ if TYPE_CHECKING:
 
 _PUBLIC = {
     "ascend": "optimise.ascent",
+    "defended": "optimise.defended",
+    "Certificate": "optimise.smoothing",
+    "certify": "optimise.smoothing",
     "Recipe": "optimise.recipe",
     "Attack": "results.attack",
     "Findings": "results.findings",

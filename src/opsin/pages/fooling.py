@@ -152,8 +152,6 @@ def fool(
     An attack or map that does not fit is left out, and the report says why. Raises `InputError` on bad
     settings, and if no attack could be made.
     """
-    if not isinstance(model, Model):
-        raise InputError(f"fool takes an opsin.Model first, got {type(model).__name__}: see opsin.load")
     chosen = [_technique(name, (SECTION,), "an attack") for name in _several(attacks or ORDER)]
     drawn = [_technique(name, MAPS, "a technique of maps") for name in _several(maps)]
     radius = float(checked("fool", catalogue.get("fgsm").parameters["epsilon"], epsilon))
