@@ -176,13 +176,14 @@ def report(found: dict[str, list[list[float]]], quick: bool) -> str:
         columns = list(zip(*runs, strict=True))
         rows.append([name, *(f"{100 * mean(c):.1f} ± {100 * stdev(c):.1f}" for c in columns)])
     seen = "\n".join(f"- {claim}: {'seen' if ok else '**not seen**'}" for claim, ok in claims(found))
+    seeds = len(next(iter(found.values())))
     about = (
-        f"Accuracy in per cent on {TRIED} of scikit-learn's digits that were not trained on, mean and deviation\n"
-        f"of {len(next(iter(found.values())))} seeds. Attacks and random signs change no value by more than "
+        f"Accuracy in per cent on {TRIED} of scikit-learn's digits that were not trained on, mean and "
+        f"deviation\nof {seeds} seeds. Attacks and random signs change no value by more than "
         f"ε = {EPSILON} of [0, 1]. Two\nconvolutions and two linear layers, {EPOCHS} epochs; noise of deviation "
         f"{NOISE}. Made by `benchmarks/digits.py`.\n\n"
-        "In rows of defences on the input, FGSM and PGD-20 are made on the undefended network: the attack does\n"
-        "not know the defence. In the last column it does (EOT over 8 samples, BPDA through JPEG)."
+        "In rows of defences on the input, FGSM and PGD-20 are made on the undefended network: the attack\n"
+        "does not know the defence. In the last column it does (EOT over 8 samples, BPDA through JPEG)."
     )
     parts = ["# What defences are worth, on digits", *([WARNING] if quick else []), about]
     parts += [table(["defence", *COLUMNS], rows), "What the papers claim:", seen]
