@@ -180,8 +180,8 @@ def report(found: dict[str, list[list[float]]], quick: bool) -> str:
     about = (
         f"Accuracy in per cent on {TRIED} of scikit-learn's digits that were not trained on, mean and "
         f"deviation\nof {seeds} seeds. Attacks and random signs change no value by more than "
-        f"ε = {EPSILON} of [0, 1]. Two\nconvolutions and two linear layers, {EPOCHS} epochs; noise of deviation "
-        f"{NOISE}. Made by `benchmarks/digits.py`.\n\n"
+        f"ε = {EPSILON} of [0, 1]. Two\nconvolutions and two linear layers, {EPOCHS} epochs; noise of "
+        f"deviation {NOISE}. Made by `benchmarks/digits.py`.\n\n"
         "In rows of defences on the input, FGSM and PGD-20 are made on the undefended network: the attack\n"
         "does not know the defence. In the last column it does (EOT over 8 samples, BPDA through JPEG)."
     )

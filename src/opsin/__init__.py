@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from opsin.pages.explain import compare as compare
     from opsin.pages.explain import explain as explain
     from opsin.pages.fooling import fool as fool
+    from opsin.pages.robustness import Robustness as Robustness
+    from opsin.pages.robustness import robustness as robustness
     from opsin.registry.resuming import resume as resume
     from opsin.results.attack import Attack as Attack
     from opsin.results.findings import Findings as Findings
@@ -84,6 +86,8 @@ _PUBLIC = {
     "compare": "pages.explain",
     "explain": "pages.explain",
     "fool": "pages.fooling",
+    "Robustness": "pages.robustness",
+    "robustness": "pages.robustness",
     "feature_distances": "network.distances",
     "Gallery": "results.gallery",
     "Heatmap": "results.heatmap",

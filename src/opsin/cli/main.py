@@ -25,6 +25,7 @@ from opsin.cli.options import (
     model_option,
 )
 from opsin.cli.output import each, finish, keep_animation, say_not_begun, write
+from opsin.cli.robustness import robustness
 from opsin.cli.signals import end, exit_code, handling
 from opsin.cli.streams import end_output, failed_to_print
 from opsin.cli.watch import progress
@@ -85,7 +86,7 @@ def cli() -> None:
     """
 
 
-for command in (explain, compare, fool, *COMMANDS, lists.techniques, lists.models):
+for command in (explain, compare, fool, robustness, *COMMANDS, lists.techniques, lists.models):
     cli.add_command(command)
 
 
