@@ -10,15 +10,26 @@ from PIL import Image
 import nets
 import opsin
 from opsin.network.distances import feature_distances
+from opsin.pages import fooled
 from opsin.pages.curves import curve
 
 MODEL = nets.model(nets.plain())
 IMAGES = nets.images(2, dtype=torch.float32)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short():
+    """Few points of the curve over ε."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fooled, "RADII", (1, 8))
+        yield
+
+
 QUICK = ["random_noise", "fgsm", "deepfool"]
 
 
 @pytest.fixture(scope="module")
-def report():
+def report(short):
     return opsin.fool(MODEL, IMAGES, epsilon="8/255", attacks=QUICK, maps="grad_cam,saliency")
 
 

@@ -42,7 +42,7 @@ def slow(x0, start, label, radius, norm, steps):
         if f > 0:
             return x
         (g,) = torch.autograd.grad(f, leaf)
-        losses.append(float(f))
+        losses.append(float(f.detach()))
         places.append(x)
         slopes.append(g)
         if k in ends[1:]:
@@ -60,7 +60,7 @@ def slow(x0, start, label, radius, norm, steps):
         before, x = x, new
     if loss(x) > 0:
         return x
-    return [*places, x][[*losses, float(loss(x))].index(max(*losses, float(loss(x))))]
+    return [*places, x][[*losses, float(loss(x).detach())].index(max(*losses, float(loss(x).detach())))]
 
 
 @pytest.mark.parametrize(

@@ -25,10 +25,10 @@ def distance(image):
 
 
 def test_the_change_of_a_linear_network_is_little_longer_than_the_way_to_the_boundary():
-    result = opsin.lbfgs_attack(MODEL, IMAGES[:2], searches=12, steps=12)
+    result = opsin.lbfgs_attack(MODEL, IMAGES[:2], searches=9, steps=8)
     assert all(result.success)
     for image, length in zip(IMAGES[:2], result.length, strict=True):
-        assert distance(image) < float(length) < 1.02 * distance(image)
+        assert distance(image) < float(length) < 1.1 * distance(image)
 
 
 def test_more_searches_find_shorter_changes():

@@ -99,10 +99,10 @@ def test_of_several_starts_each_photo_keeps_the_best():
 
 def test_a_photo_that_is_fooled_leaves_the_batch_as_it_then_is():
     seen = [row[0].class_index for row in MODEL.predict(nets.images(4))]
-    given = {"epsilon": 0.2, "rate": 0.004, "random_start": False, "label": seen}
-    stopped = opsin.pgd(MODEL, nets.images(4), steps=60, stop=True, **given)
+    given = {"epsilon": 0.2, "rate": 0.006, "random_start": False, "label": seen}
+    stopped = opsin.pgd(MODEL, nets.images(4), steps=40, stop=True, **given)
     assert sum(stopped.success) >= 2
-    paths = [opsin.pgd(MODEL, nets.images(4), steps=k, **given) for k in (1, 2, 4, 8, 16, 32, 60)]
+    paths = [opsin.pgd(MODEL, nets.images(4), steps=k, **given) for k in (1, 4, 12, 40)]
     assert stopped.success == paths[-1].success
     for index, success in enumerate(stopped.success):
         if success:  # less far than with all steps, and not fooled one step before
