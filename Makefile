@@ -21,6 +21,8 @@ bench: .venv/bench
 	$(BIN)/python benchmarks/climbing.py
 	$(BIN)/python benchmarks/scanning.py
 	$(BIN)/python benchmarks/search.py
+	$(BIN)/python benchmarks/attacks.py
+	$(BIN)/python benchmarks/digits.py
 
 docs: .venv/docs
 	$(BIN)/python docs/build.py

@@ -44,6 +44,9 @@ SETTINGS: dict[str, Callable[[], dict[str, Any]]] = {
     "facets": lambda: {"target": "tiger cat", "clusters": 3},
     "inversion": lambda: {"steps": 200},
     "texture": lambda: {"steps": 150},
+    "lbfgs_attack": lambda: {"searches": 4},
+    "square": lambda: {"steps": 100},
+    "universal": lambda: {"passes": 1, "candidates": 3},
     "unrecognisable": lambda: {"target": "king penguin; starfish", "way": "cppn"},
     "style_transfer": lambda: {"style": picture(data.immunohistochemistry()), "size": SIDE, "steps": 100},
 }
