@@ -180,7 +180,7 @@ WORDS = ("robustness", "net.py:net", "photos", "--attack", "fgsm", "--epsilon", 
 def test_the_command_makes_page_table_and_json(here, call):
     code, out, err = call(*WORDS)
     assert (code, err) == (0, "")
-    assert out.splitlines()[0].startswith("none: clean: 100.0 %")
+    assert out.splitlines()[0].startswith("none: fgsm: 100.0 %")
     assert out.splitlines()[-1] == "robustness/index.html"
     assert not list(here.glob("*.part.json"))
     code, out, _ = call(*WORDS, "--json", "--count", "2", "-o", "two")
@@ -217,4 +217,4 @@ def test_photos_without_labels_are_refused(here, call):
     table.write_text(f"file,label\n0.png,{SEEN[1]}\n")
     code, out, _ = call(*WORDS[:2], "bare", *WORDS[3:], "--labels", table)
     assert code == 0
-    assert out.startswith("none: clean: 100.0 %")
+    assert out.startswith("none: fgsm: 100.0 %")

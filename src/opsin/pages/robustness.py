@@ -26,7 +26,7 @@ from opsin.results.html import escaped, page
 RADII = ("1/255", "2/255", "4/255", "8/255")
 TOGETHER = 16  # photos in one batch
 Cells = dict[str, list[bool]]  # "defence|kind|attack|ε": of each photo so far, whether it is still right
-CLEAN = "clean"
+CLEAN, NOISE = "clean", "random_noise"
 
 
 @dataclass(frozen=True)
@@ -66,20 +66,19 @@ class Robustness:
         return "\n".join([*lines, "  .save(folder) writes table, plot and page"])
 
     def rows(self) -> list[tuple[str, list[str]]]:
-        """The table: for each defence, kind and attack the accuracy at every ε, with its interval."""
+        """The table: for each defence, kind and attack the accuracy without one and at every ε."""
+        clean = {cell.defence: _written(cell) for cell in self.cells if cell.attack == CLEAN}
         grouped: dict[str, list[str]] = {}
         for cell in self.cells:
-            known = "" if cell.kind == "aware" or cell.defence == NONE else ", which does not know it"
-            low, high = cell.between
-            text = f"{100 * cell.accuracy:.1f} % ({100 * low:.0f} to {100 * high:.0f})"
-            grouped.setdefault(f"{cell.defence}: {cell.attack}{known}", []).append(text)
+            if cell.attack != CLEAN:
+                known = "" if cell.kind == "aware" else ", which does not know it"
+                name = f"{cell.defence}: {cell.attack}{known}"
+                grouped.setdefault(name, [clean[cell.defence]]).append(_written(cell))
         return list(grouped.items())
 
     def radii(self) -> list[str]:
-        """The ε of the table's columns, in 255ths."""
-        return [
-            size(epsilon) for epsilon in dict.fromkeys(c.epsilon for c in self.cells if c.attack != CLEAN)
-        ]
+        """The ε of the table's columns, in 255ths; 0 is without an attack."""
+        return ["0", *(size(e) for e in dict.fromkeys(c.epsilon for c in self.cells if c.attack != CLEAN))]
 
     def facts(self) -> dict[str, Any]:
         """All numbers, and the warnings."""
@@ -121,7 +120,7 @@ class Robustness:
                 x, [100 * v for v in low], [100 * v for v in high], color=drawn.get_color(), alpha=0.1
             )
         ax.set(xlabel="ε, 255ths", ylabel="accuracy, %", ylim=(-3, 103), title=self.name)
-        ax.legend(fontsize="small")
+        ax.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
         return ax
 
     def save(self, folder: str | Path) -> Path:
@@ -234,8 +233,14 @@ def fingerprint(model: Model, images: Tensor, labels: Sequence[int], steps_each:
 
 def _kinds(side: Contender, attacks: list[str], radii: list[float]) -> list[tuple[str, str, float]]:
     """What is measured of a contender: kind, attack and ε."""
-    kinds = ["aware"] if side.name == NONE else ["unaware", "aware"]
-    return [("aware", CLEAN, 0.0), *((kind, a, e) for kind in kinds for a in attacks for e in radii)]
+    unaware = [] if side.name == NONE else [a for a in attacks if a != NOISE]  # which asks no network
+    rows = [*(("unaware", attack) for attack in unaware), *(("aware", attack) for attack in attacks)]
+    return [("aware", CLEAN, 0.0), *((kind, attack, e) for kind, attack in rows for e in radii)]
+
+
+def _written(cell: Cell) -> str:
+    low, high = cell.between
+    return f"{100 * cell.accuracy:.1f} % ({100 * low:.0f} to {100 * high:.0f})"
 
 
 def _key(defence: str, kind: str, attack: str, epsilon: float) -> str:
