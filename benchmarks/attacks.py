@@ -221,9 +221,51 @@ def show_cost(raw: Raw) -> str:
     )
 
 
+# --- success beside the peers
+
+
+def peers(quick: bool) -> Raw:
+    import foolbox
+
+    model = opsin.load("googlenet")
+    images, labels = photos(model, 0, 4 if quick else MANY)
+    net = Normalised(model).eval().requires_grad_(False)
+    bounded = foolbox.PyTorchModel(net, bounds=(0, 1), device="cpu")
+    epsilon, steps = 0.25 / 255, 5
+    rate = epsilon / 4
+    found = {"steps": steps, "right": 0, "opsin": 0, "foolbox": 0}
+    for first in range(0, len(images), TOGETHER):
+        part, own = images[first : first + TOGETHER], torch.tensor(labels[first : first + TOGETHER])
+        given = {"epsilon": epsilon, "steps": steps, "rate": rate, "random_start": False}
+        attack = opsin.pgd(model, part, **given, label=own.tolist())
+        right = torch.tensor([outcome.right for outcome in attack.outcomes])
+        found["right"] += int(right.sum())
+        found["opsin"] += sum(attack.success)
+        linf = foolbox.attacks.LinfPGD(abs_stepsize=rate, steps=steps, random_start=False)
+        goal = foolbox.criteria.Misclassification(own)
+        others = {"foolbox": linf.run(bounded, part, goal, epsilon=epsilon)}
+        if find_spec("torchattacks"):
+            import torchattacks
+
+            pgd = torchattacks.PGD(net, eps=epsilon, alpha=rate, steps=steps, random_start=False)
+            others["torchattacks"] = pgd(part, own)
+        for name, moved in others.items():
+            found[name] = found.get(name, 0) + int(((net(moved).argmax(1) != own) & right).sum())
+    return found
+
+
+def show_peers(raw: Raw) -> str:
+    names = [name for name in ("opsin", "foolbox", "torchattacks") if name in raw]
+    return (
+        f"GoogLeNet, ε = 0.25/255, {raw['steps']} steps of ε/4 from the photo, of {raw['right']} photos that "
+        "are seen rightly:\n" + ", ".join(f"{name} fools on {raw[name]}" for name in names) + "."
+    )
+
+
 PARTS = {
     "success": Part("Success on photos", success, show_success),
     "universal": Part("One change for all photos", one_for_all, show_universal),
+    "peers": Part("Success beside the peers", peers, show_peers),
     "cost": Part("The cost of a step", cost, show_cost),
 }
 

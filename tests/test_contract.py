@@ -38,7 +38,7 @@ TOGETHER = {name for name, technique in TECHNIQUES.items() if technique.photos =
 LAYER = "conv2"  # there in every twin
 SHORT = {
     "samples": 3,
-    "searches": 2,
+    "searches": 1,
     "steps": 2,
     "octaves": 2,
     "clusters": 2,

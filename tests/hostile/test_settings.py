@@ -20,7 +20,7 @@ MODEL = nets.model(nets.plain(), size=SIZE)
 PHOTOS = nets.images(2, SIZE, dtype=torch.float32)
 SHORT = {
     "samples": 3,
-    "searches": 2,
+    "searches": 1,
     "steps": 2,
     "octaves": 2,
     "clusters": 2,
