@@ -26,6 +26,8 @@ bench: .venv/bench
 	$(BIN)/python benchmarks/scanning.py
 	$(BIN)/python benchmarks/search.py
 	$(BIN)/python benchmarks/textures.py
+	$(BIN)/python benchmarks/attacks.py
+	$(BIN)/python benchmarks/digits.py
 
 docs: .venv/docs
 	$(BIN)/python docs/build.py

@@ -2,7 +2,16 @@
 
 from typing import Any
 
-FIRST = ["index.md", "tutorial.md", "techniques", "networks.md", "export.md", "api.md", "architecture.md"]
+FIRST = [
+    "index.md",
+    "tutorial.md",
+    "techniques",
+    "networks.md",
+    "robustness.md",
+    "export.md",
+    "api.md",
+    "architecture.md",
+]
 
 
 def on_nav(nav: Any, **_: Any) -> Any:

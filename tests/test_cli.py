@@ -86,6 +86,7 @@ GIVEN = {
     "class_model": "-t blue.dog",
     "feature_visualization": "-t blue.dog",
     "facets": "flipped.png turned.png --clusters 2",
+    "unrecognisable": "-t blue.dog",
     "texture": "--size 32 --source 64",
     "efros_leung": "--size 32 --source 48",
     "portilla_simoncelli": "--size 32 --source 48 --scales 1",

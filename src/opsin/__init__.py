@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from opsin.collection.store.store import Collection as Collection
     from opsin.images.samples import sample as sample
     from opsin.images.tensors import read as read
+    from opsin.network.distances import feature_distances as feature_distances
     from opsin.network.model import Model as Model
     from opsin.objectives.features import diversity as diversity
     from opsin.objectives.objective import Objective as Objective
@@ -30,11 +31,18 @@ if TYPE_CHECKING:
     from opsin.objectives.units import neuron as neuron
     from opsin.objectives.units import unit as unit
     from opsin.optimise.ascent import ascend as ascend
+    from opsin.optimise.defended import defended as defended
     from opsin.optimise.recipe import Recipe as Recipe
+    from opsin.optimise.smoothing import Certificate as Certificate
+    from opsin.optimise.smoothing import certify as certify
     from opsin.pages.explain import compare as compare
     from opsin.pages.explain import explain as explain
+    from opsin.pages.fooling import fool as fool
+    from opsin.pages.robustness import Robustness as Robustness
+    from opsin.pages.robustness import robustness as robustness
     from opsin.pages.textures import textures as textures
     from opsin.registry.resuming import resume as resume
+    from opsin.results.attack import Attack as Attack
     from opsin.results.cooccurrence import Cooccurrence as Cooccurrence
     from opsin.results.findings import Findings as Findings
     from opsin.results.gallery import Gallery as Gallery
@@ -47,8 +55,12 @@ if TYPE_CHECKING:
 
 _PUBLIC = {
     "ascend": "optimise.ascent",
+    "defended": "optimise.defended",
+    "Certificate": "optimise.smoothing",
+    "certify": "optimise.smoothing",
     "Recipe": "optimise.recipe",
     "Cooccurrence": "results.cooccurrence",
+    "Attack": "results.attack",
     "Findings": "results.findings",
     "map": "collection.ask.map",
     "mistakes": "collection.ask.mistakes",
@@ -77,6 +89,10 @@ _PUBLIC = {
     "compare": "pages.explain",
     "explain": "pages.explain",
     "textures": "pages.textures",
+    "fool": "pages.fooling",
+    "Robustness": "pages.robustness",
+    "robustness": "pages.robustness",
+    "feature_distances": "network.distances",
     "Gallery": "results.gallery",
     "Heatmap": "results.heatmap",
     "Pictures": "results.pictures",

@@ -19,7 +19,10 @@ SIZE = 40  # the default patch of occlusion fits in
 MODEL = nets.model(nets.plain(), size=SIZE)
 PHOTOS = nets.images(2, SIZE, dtype=torch.float32)
 # where a technique takes them
-SHORT = {"samples": 3, "steps": 2, "octaves": 2, "clusters": 2, "size": SIZE, "scales": 1, "window": 7}
+SHORT = {
+    **{"samples": 3, "searches": 1, "steps": 2, "octaves": 2, "clusters": 2, "size": SIZE},
+    **{"scales": 1, "window": 7},
+}
 NEEDED = {"target": 1, "images": nets.images(1, SIZE, dtype=torch.float32, seed=9)}
 
 NUMBERS = (-1, 0, 1, 1.5, -0.0, math.nan, math.inf, -math.inf, 1e308, -1e308, 1e-320, 10**20, -(10**400))

@@ -63,18 +63,18 @@ def technique_command(name: str) -> click.Command:
             opened = open_photos(photos, settings.get("target"))
             model = default_model(model_name, weights, photos) if technique.takes_model else None
             pieces = batches(opened, model, technique.photos) if technique.takes_images else [None]
-            target = settings.get("target")
-            goals = (
-                one_each(target, model, len(pieces))
-                if model is not None and target is not None and len(pieces) > 1
-                else []
-            )
+            asked = [k for k, p in technique.parameters.items() if p.arg.role in ("target", "classes")]
+            goals = {
+                key: one_each(settings[key], model, len(pieces))
+                for key in asked
+                if model is not None and len(pieces) > 1 and settings[key] is not None
+            }
             names = headings([name for name, _ in opened]) if len(pieces) > 1 else ["."]
             for heading, inner in each(names, fresh, watch):
                 number = names.index(heading)
-                if goals:
-                    settings["target"] = goals[number]
-                result = catalogue.get(name).run(*technique.inputs(model, pieces[number]), **settings)
+                own = {key: several[number] for key, several in goals.items()}
+                given = technique.inputs(model, pieces[number])
+                result = catalogue.get(name).run(*given, **{**settings, **own})
                 write(result, watch.frames, inner, animation)
         finish(place, watch)
 
@@ -135,6 +135,7 @@ OFFERED = {  # behind TAB, and how several values are given, by the role of a se
     ),
     "layers": (completion.several_layers, "several layers are one value, separated by commas"),
     "layer": (completion.layers, ""),
+    "classes": (completion.targets, "several photos take one class each in one value, with semicolons"),
 }
 
 
@@ -149,6 +150,8 @@ def _option(parameter: Parameter) -> click.Option:
         kind = str
     elif role == "images":
         kind = click.Path()
+    elif role == "epsilon":
+        kind = str
     elif type(None) in get_args(kind):
         kind = next(one for one in get_args(kind) if one is not type(None))
     elif kind is bool:

@@ -11,6 +11,7 @@ from opsin.cli import completion as complete
 from opsin.cli import lists
 from opsin.cli.collections import COMMANDS
 from opsin.cli.explaining import compare, explain
+from opsin.cli.fooling import fool
 from opsin.cli.from_registry import technique_command
 from opsin.cli.inputs import (
     reopen_model,
@@ -24,6 +25,7 @@ from opsin.cli.options import (
     model_option,
 )
 from opsin.cli.output import each, finish, keep_animation, say_not_begun, write
+from opsin.cli.robustness import robustness
 from opsin.cli.signals import end, exit_code, handling
 from opsin.cli.streams import end_output, failed_to_print
 from opsin.cli.texturing import textures
@@ -85,7 +87,7 @@ def cli() -> None:
     """
 
 
-for command in (explain, compare, textures, *COMMANDS, lists.techniques, lists.models):
+for command in (explain, compare, fool, robustness, textures, *COMMANDS, lists.techniques, lists.models):
     cli.add_command(command)
 
 

@@ -81,6 +81,22 @@ def one_each(target: object, model: Model, n: int) -> list[Objective]:
     )
 
 
+def named_classes(value: object, model: Model, n: int) -> list[tuple[int, str]]:
+    """The class of each of `n` images, and its name, from what `resolve` takes.
+
+    Raises `InputError` on a target that is not one class, and on one that the network does not have.
+    """
+    found = []
+    for target in one_each(value, model, n):
+        index, count = target.class_index, model.classes
+        if index is None:
+            raise InputError(f"a class is needed here, by name or index, not {target.name!r}")
+        if count is not None and not 0 <= index < count:
+            raise InputError(f"class {index} does not exist: the output has classes 0 to {count - 1}")
+        found.append((index, target.name))
+    return found
+
+
 def _separate(target: object, model: Model) -> object:
     """A list if `target` is several targets, one per image; else the target itself."""
     if isinstance(target, Tensor | np.ndarray | np.generic):

@@ -25,6 +25,11 @@ from opsin.optimise.tiles import tiled
 MEMORY = 20  # pairs that L-BFGS remembers
 MAX_EVALUATIONS = 25  # of a line search
 SMALL = 1e-12
+# what a gradient is divided by, by optimiser
+SIZES: Mapping[str, Callable[[Float[Tensor, "n d"]], Float[Tensor, " n"]]] = {
+    "gradient": lambda flat: flat.abs().mean(1),
+    "unit": lambda flat: flat.norm(dim=1),
+}
 
 
 @dataclass(frozen=True)
@@ -137,15 +142,17 @@ class _Ascent:
         scores, gradient = _score_and_gradient(
             self.model, self.objective, self.recipe, self.parameters, self.generator
         )
-        if self.number == 0 and self.latest is None:
+        if self.number == 0 and self.latest is None and self.recipe.signal is None:
             _check(self.objective, gradient)
         if not scores.isfinite().all():
             raise NetworkError(
                 f"the score of {self.objective.name!r} is {scores.tolist()} at step {self.number + 1}"
             )
-        if self.recipe.optimiser == "gradient":
-            size = gradient.abs().flatten(1).mean(1)
+        if measure := SIZES.get(self.recipe.optimiser):
+            size = measure(gradient.flatten(1))
             gradient = gradient / (size.view(-1, *[1] * (gradient.ndim - 1)) + SMALL)
+        elif self.recipe.optimiser == "sign":
+            gradient = gradient.sign()
         return _Evaluation(self.parameters.detach().clone(), scores, gradient.contiguous())
 
     def _images(self) -> Float[Tensor, "n 3 h w"]:
@@ -170,7 +177,7 @@ def step_number(state: Mapping[str, Tensor]) -> int:
 def _optimiser(recipe: Recipe, parameters: Tensor) -> torch.optim.Optimizer:
     if recipe.optimiser == "adam":
         return torch.optim.Adam([parameters], lr=recipe.rate)
-    if recipe.optimiser == "gradient":
+    if recipe.optimiser != "lbfgs":
         return torch.optim.SGD([parameters], lr=recipe.rate)
     return torch.optim.LBFGS(
         [parameters],
@@ -193,7 +200,9 @@ def _score_and_gradient(
         seen = seen.clamp(0, 1)  # a pixel beyond has no gradient
     for transform in recipe.transforms:
         seen = transform(seen, generator)
-    if recipe.tile is None or max(seen.shape[-2:]) <= recipe.tile:
+    if recipe.signal is not None:
+        scores, signal = recipe.signal(model, objective, seen.detach())
+    elif recipe.tile is None or max(seen.shape[-2:]) <= recipe.tile:
         scores, signal = _signal(model, objective, seen)
     elif objective.terms:
         scores, signal = tiled(model, objective, seen.detach(), recipe.tile)

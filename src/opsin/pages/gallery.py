@@ -46,6 +46,10 @@ SETTINGS: dict[str, Callable[[], dict[str, Any]]] = {
     "texture": lambda: {"steps": 150},
     "efros_leung": lambda: {"size": 96, "source": 96},
     "portilla_simoncelli": lambda: {"steps": 30},
+    "lbfgs_attack": lambda: {"searches": 4},
+    "square": lambda: {"steps": 100},
+    "universal": lambda: {"passes": 1, "candidates": 3},
+    "unrecognisable": lambda: {"target": "king penguin; starfish", "way": "cppn"},
     "style_transfer": lambda: {"style": picture(data.immunohistochemistry()), "size": SIDE, "steps": 100},
 }
 NETWORKS: dict[str, str] = {}  # for techniques that another network shows better

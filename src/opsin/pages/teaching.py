@@ -48,6 +48,22 @@ PARTS = (
         ("optimised", "texture"),
     ),
     Part(
+        "How easily is it fooled?",
+        "Changes that we hardly see, and that change what the network sees, beside noise of the same size.",
+        (
+            "random_noise",
+            "fgsm",
+            "pgd",
+            "apgd",
+            "square",
+            "deepfool",
+            "lbfgs_attack",
+            "universal",
+            "unrecognisable",
+        ),
+        ("fooling",),
+    ),
+    Part(
         "What is inside?",
         "The filters, and every layer's activations and weights with the gradients of both.",
         ("filters", "layers"),

@@ -18,7 +18,7 @@ from opsin.images import tensors
 from opsin.network.backward import lacks_memory
 from opsin.network.finite import Scores, caution
 from opsin.network.model import Model
-from opsin.objectives.parsing import resolve
+from opsin.objectives.parsing import named_classes, resolve
 from opsin.registry.explained import Explained
 from opsin.registry.kinds import Parameter, Technique, checked
 from opsin.results.heatmap import Heatmap
@@ -131,6 +131,10 @@ def _take(
     elif role == "layers":
         value = None if value is None else _layers(about.name, name, value, model)
         arguments[name] = value
+    elif role == "classes":
+        found = None if value is None else named_classes(value, model, len(given["images"]))
+        value = None if found is None else [index for index, _ in found]
+        arguments[name] = None if found is None else "; ".join(text for _, text in found)
     elif role == "images":
         several = _several(value)
         pictures.update({f"{name}.{index}": one for index, one in enumerate(several)})

@@ -12,6 +12,7 @@ from opsin.base.choices import LARGEST_INT
 from opsin.base.errors import InputError, shown
 
 Photos = Literal["each", "whole", "together"]
+LEVELS = 255  # of a colour in a file
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Arg:
     """What the annotation of a parameter says besides its type."""
 
     help: str
-    role: Literal["value", "target", "layer", "layers", "images"] = "value"
+    role: Literal["value", "target", "layer", "layers", "images", "classes", "epsilon"] = "value"
     least: float | None = None
     most: float | None = None
 
@@ -33,6 +34,11 @@ else:
     Target = Annotated["opsin.objectives.objective.Objective", _TARGET]  # which would import torch
 Layer = Annotated[Any, Arg("layer by name, as `opsin layers` lists them", "layer")]
 Layers = Annotated[Any, Arg("layers by name, separated by commas", "layers")]
+_EPSILON = "largest change of a colour value: a number from 0 to 1, or such as 8/255"
+Epsilon = Annotated[float | str, Arg(_EPSILON, "epsilon", 0, 1)]
+_RADIUS = "radius of an L2 ball, in place of the one of epsilon"
+Radius = Annotated[float | None, Arg(_RADIUS, least=0, most=1e4)]
+Classes = Annotated[Any, Arg("class by name or index, several photos with semicolons", "classes")]
 
 
 @dataclass(frozen=True)
@@ -113,6 +119,8 @@ def checked(name: str, parameter: Parameter, value: Any) -> Any:
     if value is None and NoneType in kinds:
         return None
     kind = kinds[0]
+    if arg.role == "epsilon":
+        value, kind = _epsilon(f"{name}: {parameter.name}", value), float
     if hasattr(value, "item"):  # a number of NumPy or torch
         with suppress(ValueError, RuntimeError):  # several, or of a tensor without numbers
             value = value.item()
@@ -138,4 +146,24 @@ def checked(name: str, parameter: Parameter, value: Any) -> Any:
         raise InputError(f"{name}: {parameter.name} must be at least {arg.least:.12g}, not {shown(value)}")
     if arg.most is not None and not value <= arg.most:
         raise InputError(f"{name}: {parameter.name} must be at most {arg.most:.12g}, not {shown(value)}")
+    return value
+
+
+def _epsilon(where: str, value: Any) -> Any:
+    """A largest change of a colour value, from a number or a text such as 8/255; others are left as they are.
+
+    Raises `InputError` on a text that is neither, and on more than 1, which is likely meant in 255ths.
+    """
+    if isinstance(value, str):
+        above, slash, below = value.partition("/")
+        try:
+            value = float(above) / float(below) if slash else float(above)
+        except (ValueError, ZeroDivisionError) as error:
+            raise InputError(
+                f"{where} is a number from 0 to 1, or such as 8/255, not {shown(value)}"
+            ) from error
+    if isinstance(value, int | float) and 1 < value <= LEVELS:
+        raise InputError(
+            f"{where} is in units of [0, 1], at most 1, not {shown(value)}: is {value:g}/{LEVELS} meant?"
+        )
     return value

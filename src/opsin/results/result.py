@@ -200,7 +200,7 @@ class Result(ABC):
             raise InputError(f"{path} holds no {RECORD}: not a saved result")
         kind = read_json(path / RECORD, Stored)["kind"]
         if kind not in Result.kinds:  # each kind is known once its module is imported
-            from opsin.results import cooccurrence, findings, gallery, heatmap, map, pictures, units  # noqa: F401, PLC0415
+            from opsin.results import attack, cooccurrence, findings, gallery, heatmap, map, pictures, units  # noqa: F401, PLC0415
         if kind not in Result.kinds:
             inner = sorted(str(file.parent) for file in path.rglob(f"*/{VALUES}"))
             if not inner and kind == PAGE_OF_PHOTOS:

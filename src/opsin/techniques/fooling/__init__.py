@@ -1,0 +1,1 @@
+"""Fooling the network."""

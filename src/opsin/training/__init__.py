@@ -1,0 +1,1 @@
+"""Losses that make a network harder to fool while it is trained."""
