@@ -48,3 +48,23 @@ def test_crops_are_parts_of_the_photo_and_always_the_same_ones(model):
     assert first.shape == (gallery.CROPS, 3, *model.size)
     assert (first == gallery.crops(photo, model)).all()
     assert not (first[0] == first[1]).all()
+
+
+def test_the_steps_of_a_climb_make_a_film_beside_its_pictures(tmp_path, monkeypatch):
+    from PIL import Image
+
+    techniques = {name: catalogue.get(name) for name in ("class_model", "saliency")}
+    monkeypatch.setattr(catalogue, "techniques", lambda: techniques)
+    monkeypatch.setattr(catalogue, "sections", lambda: {"All": list(techniques)})
+    monkeypatch.setitem(gallery.SETTINGS, "class_model", lambda: {"target": "goose; daisy", "steps": 5})
+    monkeypatch.setitem(gallery.FILMS, "class_model", 2)
+    told = []
+    with opsin.listening(told.append):
+        page = gallery.gallery(tmp_path / "out")
+    assert sum(step.label == "class model" for step in told) == 5  # whoever listened still hears
+    with Image.open(tmp_path / "out/class_model/steps.webp") as film:
+        assert (film.n_frames, film.size) == (2, (448, 224))
+    assert not (tmp_path / "out/saliency/steps.webp").exists()
+    html = page.read_text("utf-8")
+    assert html.count("How it grows, step by step.") == 1
+    assert "--every 2" in html

@@ -1,7 +1,8 @@
 """One page with a real picture of every technique, on sample photos and networks that anyone can get."""
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,10 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from opsin.base.choices import DEFAULT_NETWORK
 from opsin.base.extras import extra
 from opsin.base.folders import PAGE, RECORD, storing, writing
-from opsin.base.job import steps
+from opsin.base.job import Step, current, listening, steps
 from opsin.base.records import as_json
 from opsin.images import colour
 from opsin.images.samples import sample
@@ -24,7 +26,7 @@ from opsin.pages.views import Answer
 from opsin.registry import catalogue
 from opsin.registry.kinds import Technique
 from opsin.results.heatmap import Heatmap
-from opsin.results.html import page, webp_uri
+from opsin.results.html import file_uri, page, webp_uri
 from opsin.results.result import Result
 from opsin.zoo.by_name import load
 
@@ -52,6 +54,11 @@ SETTINGS: dict[str, Callable[[], dict[str, Any]]] = {
     "unrecognisable": lambda: {"target": "king penguin; starfish", "way": "cppn"},
     "style_transfer": lambda: {"style": picture(data.immunohistochemistry()), "size": SIDE, "steps": 100},
 }
+FILMS = {
+    "class_model": 10,
+    "deepdream": 3,
+}  # techniques that are also shown moving: steps from frame to frame
+STEPS = "steps.webp"
 NETWORKS: dict[str, str] = {}  # for techniques that another network shows better
 PHOTO: dict[str, Callable[[], Any]] = {
     "texture": data.gravel,
@@ -74,12 +81,18 @@ def gallery(folder: str | Path) -> Path:
         results: list[tuple[Technique, Result]] = []
         for technique in steps(known.values(), len(known), "gallery"):
             network = NETWORKS.get(technique.name, technique.network)
-            result = made(technique, model(network) if technique.takes_model else None)
+            with _filming(FILMS.get(technique.name)) as frames:
+                result = made(technique, model(network) if technique.takes_model else None)
             results.append((technique, result))
             with storing():
                 (place / technique.name).mkdir()
+                if frames:
+                    colour.animate(frames, place / technique.name / STEPS)
             result.write_into(place / technique.name)
-        shown: dict[str, Any] = {technique.name: _shown(technique, result) for technique, result in results}
+        shown: dict[str, Any] = {
+            technique.name: _shown(technique, result, place / technique.name / STEPS)
+            for technique, result in results
+        }
         groups = [
             (title, [shown[name] for name in members]) for title, members in catalogue.sections().items()
         ]
@@ -88,7 +101,14 @@ def gallery(folder: str | Path) -> Path:
             groups=groups,
             count=len(known),
             networks=list(dict.fromkeys(t.network for t in known.values() if t.takes_model)),
-            photos=[("sample", webp_uri(colour.photo(fit(_photo("grad_cam"), model(None))), SIDE), 1, 1)],
+            photos=[
+                (
+                    "sample",
+                    webp_uri(colour.photo(fit(_photo("grad_cam"), model(DEFAULT_NETWORK))), SIDE),
+                    1,
+                    1,
+                )
+            ],
             scales=colour.SCALES,
         )
         about = {"kind": "Gallery page", "techniques": list(known)}
@@ -118,7 +138,25 @@ def _photo(name: str) -> Image.Image:
     return Image.fromarray(PHOTO[name]()).convert("RGB") if name in PHOTO else sample()
 
 
-def _shown(technique: Technique, result: Result) -> tuple[str, str, str, list[Figure], tuple[Node, ...]]:
+@contextmanager
+def _filming(every: int | None) -> Iterator[list[Float[Tensor, "3 _ _"]]]:
+    """The pictures of every so many steps, side by side; none where it is not said how many."""
+    frames: list[Float[Tensor, "3 _ _"]] = []
+    outer = current().listener
+
+    def keep(step: Step) -> None:
+        if every and step.images is not None and step.done % every == 0:
+            frames.append(step.images().cpu().permute(1, 2, 0, 3).flatten(2))
+        if outer is not None:
+            outer(step)
+
+    with listening(keep):
+        yield frames
+
+
+def _shown(
+    technique: Technique, result: Result, film: Path
+) -> tuple[str, str, str, list[Figure], tuple[Node, ...]]:
     """A technique's title, the command that makes its result, the photo below its maps, and its figures."""
     nodes = tree(result) if technique.name == "layers" else ()
     count = len(result) if isinstance(result, Heatmap) else 1
@@ -127,6 +165,8 @@ def _shown(technique: Technique, result: Result) -> tuple[str, str, str, list[Fi
         for index in range(0 if nodes else count)
         for card in figures(Answer(technique, result), index, None, "")
     ]
+    if film.is_file():
+        cards.append(Figure(technique, "", file_uri(film.read_bytes()), "How it grows, step by step."))
     return technique.title, command(technique), "photo-sample", cards, nodes
 
 
@@ -138,6 +178,8 @@ def command(technique: Technique) -> str:
         for name, value in settings.items()
     ]
     network = NETWORKS.get(technique.name)
+    if technique.name in FILMS:
+        options.append(f"--every {FILMS[technique.name]}")
     photo = ["PHOTO"] if technique.takes_images else []
     return " ".join(["opsin", technique.name, *photo, *options, *([f"-m {network}"] if network else [])])
 

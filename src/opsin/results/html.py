@@ -31,7 +31,12 @@ def webp_uri(picture: Image.Image, side: int) -> str:
     picture.thumbnail((side, side))
     buffer = io.BytesIO()
     picture.save(buffer, "WEBP", quality=QUALITY)
-    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return file_uri(buffer.getvalue())
+
+
+def file_uri(webp: bytes) -> str:
+    """The content of a WebP file as a `data:` URI."""
+    return f"data:image/webp;base64,{base64.b64encode(webp).decode()}"
 
 
 def escaped(text: str) -> str:
