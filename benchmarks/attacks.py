@@ -142,8 +142,8 @@ def top(model: opsin.Model, images: Tensor) -> Tensor:
 
 def show_universal(raw: Raw) -> str:
     return (
-        f"GoogLeNet, ε = 10/255, made on {raw['made']} photos with an overshoot of 30. It fools on {raw['made_fooled']} of "
-        f"these, and on {raw['change']} of {raw['tried']} other photos\n"
+        f"GoogLeNet, ε = 10/255, made on {raw['made']} photos with an overshoot of 30. It fools on "
+        f"{raw['made_fooled']} of these, and on {raw['change']} of {raw['tried']} other photos\n"
         f"({100 * raw['change'] / raw['tried']:.1f} %); random signs of the same size change the class of "
         f"{raw['noise']} of them "
         f"({100 * raw['noise'] / raw['tried']:.1f} %)."
