@@ -50,7 +50,7 @@ SETTINGS: dict[str, Callable[[], dict[str, Any]]] = {
     "portilla_simoncelli": lambda: {"steps": 30},
     "lbfgs_attack": lambda: {"searches": 4},
     "square": lambda: {"steps": 100},
-    "universal": lambda: {"passes": 1, "candidates": 3},
+    "universal": lambda: {"passes": 2, "candidates": 3, "steps": 3, "overshoot": 30.0},
     "unrecognisable": lambda: {"target": "king penguin; starfish", "way": "cppn"},
     "style_transfer": lambda: {"style": picture(data.immunohistochemistry()), "size": SIDE, "steps": 100},
 }

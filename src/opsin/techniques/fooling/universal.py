@@ -15,8 +15,6 @@ from opsin.registry.kinds import Arg, Epsilon
 from opsin.registry.technique import technique
 from opsin.results.attack import Attack
 
-OVERSHOOT = 0.02  # of DeepFool
-
 
 @technique(
     title="Universal perturbation",
@@ -38,6 +36,7 @@ def universal(
     ] = 0.5,
     candidates: Annotated[int, Arg("most probable classes that DeepFool tries", least=2, most=10_000)] = 10,
     steps: Annotated[int, Arg("largest number of steps of DeepFool", least=1, most=10_000)] = 20,
+    overshoot: Annotated[float, Arg("share η by which DeepFool goes further", least=0, most=1000)] = 0.02,
     seed: Annotated[int, Arg("random seed of the order of photos", least=0)] = 0,
 ) -> Attack:
     """One change v, ‖v‖∞ ≤ ε, such that k(x + v) ≠ k(x) for most photos x.
@@ -47,7 +46,9 @@ def universal(
     wanted share of the photos that it is made on. `shared["change"]` is v, `numbers["made_on"]` says which
     photos it is made on (1) and which are held back (0); the record has the share that it fools of either.
 
-    k(x) is the class that the network sees in x. Departs from the paper in that x + v is clipped to [0, 1].
+    k(x) is the class that the network sees in x. DeepFool's changes are short: v fills the ball after
+    hundreds of them only, so give many photos and passes, or a larger `overshoot`. Departs from the paper in
+    that x + v is clipped to [0, 1].
     """
     goal = goal_of(model, images, None, None)
     draw = torch.Generator().manual_seed(seed)
@@ -62,7 +63,7 @@ def universal(
             own, moved = goal.of(row[None]), (images[row[None]] + v).clamp(0, 1)
             if bool(own.fooled(class_scores(model.run(moved)))):
                 continue
-            behind = to_boundary(model, moved, own, candidates, OVERSHOOT, steps, iter(()))
+            behind = to_boundary(model, moved, own, candidates, overshoot, steps, iter(()))
             v = (v + behind - moved).clamp(-ball.radius, ball.radius)
         moved = (images[made] + v).clamp(0, 1)
         if float(goal.of(made).fooled(class_scores(model.run(moved))).float().mean()) >= rate:
