@@ -6,6 +6,7 @@ import nets
 import opsin
 import reference
 from opsin.optimise.canvas import COLOUR
+from opsin.optimise.cppn import Cppn
 from opsin.optimise.natural import MAGNITUDES
 
 NET = nets.plain()
@@ -108,6 +109,15 @@ def test_maco_keeps_the_magnitudes_of_photos():
     np.testing.assert_allclose(found[inner], photos_magnitudes()[inner], rtol=1e-2)
 
 
+def test_a_network_of_coordinates_begins_otherwise_for_each_picture_and_gives_what_it_decodes():
+    chosen = {"canvas": "cppn", "steps": 1, "rate": 0.0, "pictures": 2, "seed": 4, **UNCHANGED}
+    result = opsin.feature_visualization(MODEL, target=3, **chosen)
+    canvas = Cppn(16, 16, seed=4)
+    weights = canvas.encode(torch.zeros(2, 3, 16, 16))
+    assert not torch.equal(*weights)
+    torch.testing.assert_close(result.images, canvas.decode(weights), rtol=1e-4, atol=1e-4)
+
+
 def test_the_magnitudes_of_photos_fall_with_the_frequency():
     table = np.array(MAGNITUDES)
     assert (np.diff(table[:, 0]) > 0).all()
@@ -131,11 +141,11 @@ def test_every_random_change_is_drawn_from_the_seed(change):
     assert not torch.equal(changed, opsin.feature_visualization(MODEL, **settings, seed=1).images)
 
 
-@pytest.mark.parametrize("canvas", ["maco", "fourier"])
+@pytest.mark.parametrize("canvas", ["maco", "fourier", "cppn"])
 @pytest.mark.parametrize("target", [3, "conv2:4", "neuron(conv2, 4)", "energy(relu2)"])
 def test_the_score_rises(target, canvas):
     # one place, of which a shift leaves little; and all of a small picture, which it changes
-    changes = UNCHANGED if "neuron" in str(target) or canvas == "maco" else {}
+    changes = UNCHANGED if "neuron" in str(target) or canvas != "fourier" else {}
     scores = opsin.feature_visualization(MODEL, target=target, steps=30, canvas=canvas, **changes).numbers[
         "scores"
     ]

@@ -29,10 +29,10 @@ class Cppn(Canvas):
     depth: int = 3
 
     def encode(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n weights"]:
-        """The random weights that every picture begins with: a given picture is in general none of them."""
+        """Random weights to begin with, others for each picture: a given picture is in general of none."""
+        deviations = torch.cat([torch.full((a * b,), SPREAD / a**0.5) for a, b in self._sizes()])
         draw = torch.Generator().manual_seed(self.seed)
-        layers = [SPREAD / a**0.5 * torch.randn(a * b, generator=draw) for a, b in self._sizes()]
-        return torch.cat(layers).to(images).expand(len(images), -1)
+        return (deviations * torch.randn(len(images), len(deviations), generator=draw)).to(images)
 
     def decode(self, parameters: Float[Tensor, "n weights"]) -> Float[Tensor, "n 3 h w"]:
         """The pictures of weights."""

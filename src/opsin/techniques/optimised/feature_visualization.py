@@ -1,6 +1,8 @@
 from typing import Annotated, Literal, NamedTuple
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from opsin.base.choices import MOST_PIXELS
 from opsin.base.errors import InputError
@@ -8,6 +10,7 @@ from opsin.network.model import Model
 from opsin.objectives.features import diversity
 from opsin.optimise.canvas import Fourier
 from opsin.optimise.climb import climb, climbed
+from opsin.optimise.cppn import Cppn
 from opsin.optimise.natural import Natural
 from opsin.optimise.recipe import Recipe
 from opsin.optimise.transforms import affine, jitter
@@ -19,13 +22,16 @@ from opsin.results.pictures import Pictures
 class Defaults(NamedTuple):
     """What suits a canvas, found by looking."""
 
-    canvas: type[Natural] | type[Fourier]
     rate: float
     turn: float
     zoom: float
 
 
-DEFAULTS = {"maco": Defaults(Natural, 0.1, 0.0, 1.5), "fourier": Defaults(Fourier, 0.05, 10.0, 0.1)}
+DEFAULTS = {
+    "fourier": Defaults(rate=0.05, turn=10.0, zoom=0.1),
+    "maco": Defaults(rate=0.1, turn=0.0, zoom=1.5),
+    "cppn": Defaults(rate=0.03, turn=10.0, zoom=0.1),
+}
 
 
 @technique(
@@ -39,14 +45,17 @@ def feature_visualization(
     target: Target,
     steps: Annotated[int, Arg("number of gradient steps", least=1)] = 256,
     canvas: Annotated[
-        Literal["fourier", "maco"],
+        Literal["fourier", "maco", "cppn"],
         Arg(
-            "what is changed: a whole spectrum (fourier), or the phases of one with the magnitudes of photos "
-            "(maco), which suits transformers"
+            "what is changed: a whole spectrum (fourier), the phases of one with the magnitudes of photos "
+            "(maco), which suits transformers, or a small network of coordinates (cppn)"
         ),
     ] = "fourier",
     rate: Annotated[
-        float | None, Arg("Adam's rate; by default 0.05 in the spectrum's unit, or 0.1 rad", least=0, most=10)
+        float | None,
+        Arg(
+            "Adam's rate; by default 0.05 in the spectrum's unit, 0.1 rad, or 0.03 for cppn", least=0, most=10
+        ),
     ] = None,
     pictures: Annotated[int, Arg("number of different pictures of a single target", least=1)] = 1,
     variety: Annotated[
@@ -72,7 +81,8 @@ def feature_visualization(
     arg max_ŷ E_T[S(T(x(ŷ)))] with x = σ(C F⁻¹(s ŷ) / 4) (see `canvas.Fourier`) and T a random shift, turn and
     change of scale, drawn anew in every step; Adam from faint noise. With `maco` only phases φ are sought,
     x = σ(C F⁻¹(r e^{iφ}) / 4) with the magnitudes r of photos (see `natural.Natural`), from random ones, and
-    T only enlarges: the picture stays near to what networks are trained on, and grows from the middle.
+    T only enlarges: the picture stays near to what networks are trained on, and grows from the middle. With
+    `cppn` the weights of a small network of coordinates are sought, which makes regular patterns.
 
     Several targets (separated by semicolons) make a picture each; several `pictures` of one target are
     kept apart by `diversity` at its first layer. MACO: Fel et al. 2023 (arXiv:2306.06805), here with one draw
@@ -86,8 +96,7 @@ def feature_visualization(
     n = max(target.count, pictures)
     use = DEFAULTS[canvas]
     turn, zoom = use.turn if turn is None else turn, use.zoom if zoom is None else zoom
-    surface = use.canvas(height, width)
-    start = surface.noise(n, torch.Generator().manual_seed(seed)).to(model.device)
+    surface, start = begun(canvas, n, (height, width), seed)
     spread = pictures > 1 and variety and target.count == 1
     changes = [jitter(shift)] if shift else []
     changes += [affine(turn, 1 if canvas == "maco" else 1 / (1 + zoom), 1 + zoom)] if turn or zoom else []
@@ -95,7 +104,7 @@ def feature_visualization(
         "feature visualization",
         model,
         target + variety * diversity(spatial(model, target.layers[0])) if spread else target,
-        start,
+        start.to(model.device),
         Recipe(
             steps=steps,
             rate=use.rate if rate is None else rate,
@@ -105,6 +114,16 @@ def feature_visualization(
         ),
     )
     return climbed(found, target, model)
+
+
+def begun(
+    canvas: str, n: int, size: tuple[int, int], seed: int
+) -> tuple[Fourier | Natural | Cppn, Float[Tensor, "n 3 h w"]]:
+    """A canvas and what the climb starts from; a network of coordinates draws its own weights."""
+    if canvas == "cppn":
+        return Cppn(*size, seed), torch.zeros(n, 3, *size)
+    surface = Natural(*size) if canvas == "maco" else Fourier(*size)
+    return surface, surface.noise(n, torch.Generator().manual_seed(seed))
 
 
 def spatial(model: Model, layer: str) -> str:
