@@ -18,6 +18,7 @@ DOCS = Path(__file__).parent
 FOLDER = DOCS / "techniques"
 PICTURES = DOCS / "pictures"
 HEIGHT, MOST = 176, 6  # pixels of a page's picture, and how many stand side by side
+WIDEST = 4  # times as wide as high: vectors, drawn as lines, are left out
 
 
 EXAMPLES = {"target": '"tabby cat"', "style": "painting.jpg"}  # of settings that have no default
@@ -117,7 +118,8 @@ def take_pictures(gallery: Path) -> None:
     """Side by side, small, what the gallery holds of each technique."""
     PICTURES.mkdir(exist_ok=True)
     for name in catalogue.techniques():
-        drawn = [picture for _, picture in Result.load(gallery / name).pictures()]
+        pictures = [picture for _, picture in Result.load(gallery / name).pictures()]
+        drawn = [picture for picture in pictures if picture.width < WIDEST * picture.height]
         tiles = [p.resize((max(1, round(p.width * HEIGHT / p.height)), HEIGHT)) for p in drawn[:MOST]]
         sheet = Image.new("RGB", (sum(t.width + 4 for t in tiles) - 4, HEIGHT), "white")
         left = 0
