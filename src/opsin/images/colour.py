@@ -82,7 +82,8 @@ def smooth(values: Float[Tensor, "n c h w"], size: tuple[int, int]) -> Float[Ten
     fine = interpolate(values, size, mode="bilinear", align_corners=False)
     cells = [max(1, round(many / few)) | 1 for many, few in zip(size, values.shape[-2:], strict=True)]
     high, wide = (cell // 2 for cell in cells)
-    return avg_pool2d(pad(fine, (wide, wide, high, high), mode="replicate"), cells, stride=1)
+    down = avg_pool2d(pad(fine, (wide, wide, high, high), mode="replicate"), (cells[0], 1), stride=1)
+    return avg_pool2d(down, (1, cells[1]), stride=1)
 
 
 def photo(image: Float[Tensor, "3 h w"]) -> Image.Image:
