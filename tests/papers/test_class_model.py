@@ -7,7 +7,7 @@ import nets
 import opsin
 import reference
 from nets import MEAN, STD
-from opsin.techniques.optimised.class_model import PUBLISHED, Regularisers, regularised
+from opsin.techniques.optimised.class_model import PRESETS, Regularisers, regularised
 
 # without pooling: on the even picture that the climb starts from, every window would be a tie
 NET = nets.seeded(
@@ -58,7 +58,7 @@ def test_the_norm_keeps_the_picture_nearer_to_the_mean():
     assert (bound - GREY).norm() < 0.9 * (free - GREY).norm()
 
 
-@pytest.mark.parametrize("settings", PUBLISHED)
+@pytest.mark.parametrize("settings", PRESETS)
 def test_the_score_rises(settings):
     scores = opsin.class_model(MODEL, target=3, steps=20, settings=settings).numbers["scores"]
     assert scores[-1] > scores[0]
@@ -128,7 +128,7 @@ def test_pixels_with_a_small_contribution_become_the_mean_colour():
 
 def test_the_published_settings_are_those_of_table_1():
     # Yosinski et al. 2015: decay, blur width, blur every, percentile of norm, percentile of contribution
-    theirs = {name: found for name, found in PUBLISHED.items() if name != "own"}
+    theirs = {name: found for name, found in PRESETS.items() if name != "own"}
     assert [(r.decay, r.blur, r.blur_every * (r.blur > 0), *r[4:6]) for r in theirs.values()] == [
         (0, 0.5, 4, 50, 0),
         (0.3, 0, 0, 20, 0),
@@ -138,16 +138,16 @@ def test_the_published_settings_are_those_of_table_1():
     assert {(r.l2, r.shift) for r in theirs.values()} == {(0.0, 0)}
 
 
-@pytest.mark.parametrize("settings", PUBLISHED)
+@pytest.mark.parametrize("settings", PRESETS)
 def test_settings_are_their_numbers_given_one_by_one(settings):
-    published = opsin.class_model(MODEL, target=3, steps=9, settings=settings)
-    for other in PUBLISHED:
-        numbers = PUBLISHED[settings]._asdict()
+    preset = opsin.class_model(MODEL, target=3, steps=9, settings=settings)
+    for other in PRESETS:
+        numbers = PRESETS[settings]._asdict()
         by_hand = opsin.class_model(MODEL, target=3, steps=9, settings=other, **numbers)
-        assert torch.equal(published.images, by_hand.images)
-        assert published.record.notes == by_hand.record.notes
+        assert torch.equal(preset.images, by_hand.images)
+        assert preset.record.notes == by_hand.record.notes
     assert settings == "own" or not torch.equal(
-        published.images, opsin.class_model(MODEL, target=3, steps=9).images
+        preset.images, opsin.class_model(MODEL, target=3, steps=9).images
     )
 
 
@@ -173,7 +173,7 @@ def test_units_do_not_depend_on_the_preprocessing(std):
             return self.net(x / self.unit)
 
     scaled = opsin.Model(Scaled(), mean=MEAN, std=[std] * 3, size=MODEL.size)
-    for settings in PUBLISHED:
+    for settings in PRESETS:
         given = {"target": 3, "steps": 6, "settings": settings}
         one, other = (opsin.class_model(model, **given).images for model in (MODEL, scaled))
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)

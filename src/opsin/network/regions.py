@@ -12,14 +12,13 @@ from torch.overrides import TorchFunctionMode
 from opsin.base.errors import NetworkError
 from opsin.base.job import steps
 from opsin.network.backward import differentiating
-from opsin.network.batches import chunks
+from opsin.network.batches import CPU_BATCH, chunks
 from opsin.network.model import Model
 
 NAMES = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")  # arguments of torch.conv2d
 CHOOSING = {
     getattr(api, name) for api in (torch, torch.Tensor) for name in ("where", "nan_to_num", "fmax", "fmin")
 }
-BANDS = 8  # that are tried in one forward pass
 SOME = 1e-5  # of the greatest gradient: more than this is not rounding
 DEFAULTS = {"stride": 1, "padding": 0, "dilation": 1}
 
@@ -220,9 +219,8 @@ def _edges(
         names = sorted({name for *_, group in todo for name, _ in group})
         bands = [(side, (low + high + 1) // 2) for side, low, high, _ in todo]
         halves = []
-        for part, sees in zip(todo, _spoiled(model, names, bands, model.size), strict=True):
-            side, low, high, group = part
-            middle = (low + high + 1) // 2
+        spoiled = _spoiled(model, names, bands, model.size)
+        for (side, low, high, group), (_, middle), sees in zip(todo, bands, spoiled, strict=True):
             halves += [
                 (side, low, middle - 1, [u for u in group if sees[u[0]][u[1]]]),
                 (side, middle, high, [u for u in group if not sees[u[0]][u[1]]]),
@@ -236,7 +234,7 @@ def _spoiled(
 ) -> list[dict[str, list[bool]]]:
     """Which rows or columns of each layer see a band of so many pixels along one side, for each band."""
     found = []
-    for some in chunks(len(bands), BANDS):
+    for some in chunks(len(bands), CPU_BATCH):
         images = torch.full((len(bands[some]), 3, *size), 0.5, device=model.device)
         for image, (side, band) in zip(images, bands[some], strict=True):
             along = 1 if side in ("top", "bottom") else 2

@@ -29,7 +29,7 @@ class Regularisers(NamedTuple):
     shift: int = 0
 
 
-PUBLISHED = {
+PRESETS = {
     "own": Regularisers(l2=1e-7, blur=1.0, shift=8),  # found by looking
     # Yosinski et al. 2015, table 1
     "yosinski_1": Regularisers(blur=0.5, small_norm=50.0),
@@ -89,7 +89,7 @@ def class_model(
     given = (l2, decay, blur, blur_every, small_norm, small_contribution, shift)
     named = zip(Regularisers._fields, given, strict=True)
     own: dict[str, Any] = {name: value for name, value in named if value is not None}
-    use = PUBLISHED[settings]._replace(**own)
+    use = PRESETS[settings]._replace(**own)
     note(", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in use._asdict().items()))
     mean, _ = model.statistics()
     found = climb(

@@ -69,7 +69,12 @@ def feature_visualization(
     ] = None,
     zoom: Annotated[
         float | None,
-        Arg("largest random enlargement, as a share; by default 0.1, or 1.5 with maco", least=0, most=9),
+        Arg(
+            "largest random enlargement (and, without maco, reduction), as a share; by default 0.1, or 1.5 "
+            "with maco",
+            least=0,
+            most=9,
+        ),
     ] = None,
     size: Annotated[
         int | None, Arg("side of the picture, pixels; by default the model's", least=16, most=MOST_PIXELS)

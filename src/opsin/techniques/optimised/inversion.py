@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from opsin.base.choices import MOST_EXPONENT
-from opsin.base.job import note
+from opsin.base.job import CAUTION, note
 from opsin.network.model import Model
 from opsin.objectives.features import match
 from opsin.objectives.priors import norm, total_variation
@@ -20,7 +20,7 @@ from opsin.results.pictures import Picture, Pictures
 # Mahendran & Vedaldi: σ, the mean norm of a natural image of 227 x 227 pixels in 0..255 less the mean
 NORM, SIDE, LEVELS = 2.7e4, 227, 255
 # up to which depth, as a share of the layers: the weight of the total variation, and the decay of the
-# spectrum that is climbed; found by the error of the picture on photos of two networks
+# spectrum that is climbed; found by the error of the picture, on two photos and EfficientNet-Lite0
 BY_DEPTH = ((1 / 3, 0.05, 1.0), (2 / 3, 0.5, 1.0), (1.0, 0.5, 1.3))
 FAR = 0.5  # feature error of a picture that did not come near
 SHOWN = 6  # layers that are inverted by default
@@ -96,7 +96,10 @@ def inversion(
         errors, apart = _errors(model, layer, images[: len(made)], made, mean)
         numbers |= {f"{layer} feature error": errors, f"{layer} image error": apart}
         if (errors > FAR).any():
-            note(f"layer {layer!r}: the pictures are far from the photo's features; more steps may help")
+            note(
+                f"{CAUTION}layer {layer!r}: features of a picture are far from the photo's, above {FAR}; "
+                "more steps may help"
+            )
         panels += [
             Picture(layer, f"feature error {e:.3f}; image error {a:.2f}; {seen}".removesuffix("; "), x)
             for e, a, seen, x in zip(errors.tolist(), apart.tolist(), named(model, made), made, strict=True)
