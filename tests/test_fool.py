@@ -49,6 +49,19 @@ def test_the_facts_count_successes_of_those_seen_rightly_before():
     assert "sees another class already" in report.html()
 
 
+def test_where_noise_alone_succeeds_the_page_says_that_other_attacks_prove_little():
+    images = nets.images(4, dtype=torch.float32)[[2, 0]]
+    shares = [opsin.random_noise(MODEL, x[None], epsilon=0.1).numbers["share"].item() for x in images]
+    assert shares[0] > shares[1] == 0
+    report = opsin.fool(MODEL, images, epsilon=0.1, attacks=["fgsm", "random_noise"])
+    assert [section.by_noise for section in report.sections] == shares
+    assert all(section.attacks[0][1].success[0] for section in report.sections)
+    unsure, sure = report.html().split('<section id="photo-')[1:]
+    assert f"in {100 * shares[0]:.0f} % of the draws: the network was unsure about it" in unsure
+    assert "proves little on this photo" in unsure
+    assert "proves little" not in sure
+
+
 def test_the_maps_are_those_of_both_pictures_for_the_old_and_the_new_class(report):
     for section in report.sections:
         fooling = [t.name for t, attack in section.attacks if attack.success[0]]

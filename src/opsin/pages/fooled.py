@@ -31,7 +31,7 @@ class Fooled:
     name: str
     image: Float[Tensor, "1 3 h w"]
     attacks: tuple[tuple[Technique, Attack], ...]
-    maps: tuple[tuple[Technique, str, tuple[tuple[str, Image.Image], ...]], ...]
+    maps: tuple[MapsOf, ...]
     over_epsilon: Curve
     over_layers: Curve | None
     distances: dict[str, dict[str, float]]
@@ -41,6 +41,12 @@ class Fooled:
     def label(self) -> Seen:
         """The class that the attacks led away from."""
         return self.attacks[0][1].outcomes[0].label
+
+    @property
+    def by_noise(self) -> float:
+        """The share of draws in which random noise alone succeeds; zero where no noise was tried."""
+        noise = next((attack for technique, attack in self.attacks if technique.name == NOISE), None)
+        return 0.0 if noise is None or not noise.success[0] else float(noise.numbers["share"][0])
 
 
 def fooled(
