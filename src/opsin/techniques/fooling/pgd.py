@@ -18,7 +18,8 @@ from opsin.results.attack import Attack
     title="Projected gradient descent",
     paper="Madry, Makelov, Schmidt, Tsipras, Vladu: Towards Deep Learning Models Resistant to Adversarial "
     "Attacks, 2017 (arXiv:1706.06083), eq. 2",
-    reading="What small steps find in the ball around the photo: where even this fails, a network is robust.",
+    reading="What small steps find in the ball around the photo: more than one step does. Where they find "
+    "nothing, another attack still may.",
     cost=64,
     expensive=True,
 )

@@ -22,7 +22,8 @@ QUERIES = 10_000
     title="Square attack",
     paper="Andriushchenko, Croce, Flammarion, Hein: Square Attack: a Query-efficient Black-box Adversarial "
     "Attack via Random Search, 2020 (arXiv:1912.00049), algorithms 1 and 2",
-    reading="What random squares find without any gradient: if more than a gradient finds, that is hidden.",
+    reading="What random squares find without any gradient: if they find more than attacks with one, the "
+    "network hides its gradient.",
     cost=503,
     expensive=True,
 )
