@@ -151,6 +151,11 @@ def test_the_command_makes_the_page(call, tmp_path, monkeypatch):
     assert (code, out, err) == (0, "fool/index.html\n", "")
     assert (tmp_path / "fool" / "a.png" / "fgsm" / "record.json").is_file()
     assert call(*words, "--epsilon", "8")[0] == 2
+    seen = str(MODEL.predict(IMAGES[:1])[0][0].class_index)
+    words = (*words[:1], "a.png", *words[3:], "--attack", "random-noise", "--attack", "deepfool", "-t", seen)
+    code, _, err = call(*words, "-o", "towards")
+    assert code == 1
+    assert "left out: random_noise: the wanted class" in err
     code, _, err = call(*words, "--maps", "filters")
     assert code == 2
     assert "filters is not a technique of maps" in err

@@ -13,6 +13,7 @@ from opsin.network.activations import is_distribution
 from opsin.network.model import Model
 from opsin.optimise.defended import defended
 from opsin.registry import catalogue
+from opsin.results.attack import Attack
 
 # attacks, with what an evaluation needs of them: an image that is fooled is done
 ATTACKS: dict[str, dict[str, Any]] = {
@@ -78,12 +79,13 @@ def attacked(
     labels: list[int],
     epsilon: float,
     steps: int | None,
-) -> Any:
+) -> Attack:
     """The attack's result on images with their labels."""
     settings = dict(ATTACKS[name])
     if steps is not None and "steps" in catalogue.get(name).parameters:
         settings["steps"] = steps
-    return catalogue.get(name).run(model, images, epsilon=epsilon, label=labels, **settings)
+    result: Attack = catalogue.get(name).run(model, images, epsilon=epsilon, label=labels, **settings)
+    return result
 
 
 def warnings(
