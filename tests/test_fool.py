@@ -141,6 +141,16 @@ def test_an_attack_that_does_not_fit_is_left_out_and_said():
         opsin.fool(nets.model(net), IMAGES[:1], attacks="fgsm", towards=seen)
 
 
+def test_a_network_without_a_gradient_is_shown_under_attacks_that_ask_for_none():
+    model = nets.model(nets.detached())
+    report = opsin.fool(model, IMAGES[:1], epsilon=0.1, attacks=["random_noise", "square", "pgd"])
+    (section,) = report.sections
+    assert [technique.name for technique, _ in section.attacks] == ["random_noise", "square"]
+    assert dict(report.left_out).keys() == {"pgd", "fgsm"}
+    assert [line.name for line in section.over_epsilon.lines] == ["Random noise, the control"]
+    assert len(section.over_epsilon.lines[0].points) == len(fooled.RADII) + 1
+
+
 def test_the_command_makes_the_page(call, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "net.py").write_text("import nets\n\n\ndef net():\n    return nets.model(nets.plain())\n")
