@@ -406,6 +406,17 @@ def with_logits(**settings: Any) -> nn.Module:
     return seeded(WithLogits(), **settings)
 
 
+class Detached(Plain):
+    """Gives no gradient to the photo."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.detach())
+
+
+def detached(**settings: Any) -> nn.Module:
+    return seeded(Detached(), **settings)
+
+
 class Viewing(nn.Module):
     """Calls .view() on maps, which works on contiguous ones only."""
 

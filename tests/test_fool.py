@@ -49,6 +49,19 @@ def test_the_facts_count_successes_of_those_seen_rightly_before():
     assert "sees another class already" in report.html()
 
 
+def test_where_noise_alone_succeeds_the_page_says_that_other_attacks_prove_little():
+    images = nets.images(4, dtype=torch.float32)[[2, 0]]
+    shares = [opsin.random_noise(MODEL, x[None], epsilon=0.1).numbers["share"].item() for x in images]
+    assert shares[0] > shares[1] == 0
+    report = opsin.fool(MODEL, images, epsilon=0.1, attacks=["fgsm", "random_noise"])
+    assert [section.by_noise for section in report.sections] == shares
+    assert all(section.attacks[0][1].success[0] for section in report.sections)
+    unsure, sure = report.html().split('<section id="photo-')[1:]
+    assert f"in {100 * shares[0]:.0f} % of the draws: the network was unsure about it" in unsure
+    assert "proves little on this photo" in unsure
+    assert "proves little" not in sure
+
+
 def test_the_maps_are_those_of_both_pictures_for_the_old_and_the_new_class(report):
     for section in report.sections:
         fooling = [t.name for t, attack in section.attacks if attack.success[0]]
@@ -128,6 +141,16 @@ def test_an_attack_that_does_not_fit_is_left_out_and_said():
         opsin.fool(nets.model(net), IMAGES[:1], attacks="fgsm", towards=seen)
 
 
+def test_a_network_without_a_gradient_is_shown_under_attacks_that_ask_for_none():
+    model = nets.model(nets.detached())
+    report = opsin.fool(model, IMAGES[:1], epsilon=0.1, attacks=["random_noise", "square", "pgd"])
+    (section,) = report.sections
+    assert [technique.name for technique, _ in section.attacks] == ["random_noise", "square"]
+    assert dict(report.left_out).keys() == {"pgd", "fgsm"}
+    assert [line.name for line in section.over_epsilon.lines] == ["Random noise, the control"]
+    assert len(section.over_epsilon.lines[0].points) == len(fooled.RADII) + 1
+
+
 def test_the_command_makes_the_page(call, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "net.py").write_text("import nets\n\n\ndef net():\n    return nets.model(nets.plain())\n")
@@ -138,6 +161,11 @@ def test_the_command_makes_the_page(call, tmp_path, monkeypatch):
     assert (code, out, err) == (0, "fool/index.html\n", "")
     assert (tmp_path / "fool" / "a.png" / "fgsm" / "record.json").is_file()
     assert call(*words, "--epsilon", "8")[0] == 2
+    seen = str(MODEL.predict(IMAGES[:1])[0][0].class_index)
+    words = (*words[:1], "a.png", *words[3:], "--attack", "random-noise", "--attack", "deepfool", "-t", seen)
+    code, _, err = call(*words, "-o", "towards")
+    assert code == 1
+    assert "left out: random_noise: the wanted class" in err
     code, _, err = call(*words, "--maps", "filters")
     assert code == 2
     assert "filters is not a technique of maps" in err

@@ -119,6 +119,16 @@ def test_a_masked_gradient_is_warned_of():
     assert "masked" in report.html()
 
 
+def test_a_network_without_a_gradient_is_measured_by_attacks_that_ask_for_none():
+    model = nets.model(nets.detached())
+    given = {"attacks": ("random_noise", "square"), "epsilons": ("8/255",), "steps_each": 5}
+    report = opsin.robustness(model, IMAGES, LABELS, **given)
+    (said,) = [text for text in report.cautions if "no attack with a gradient" in text]
+    assert ".detach()" in said
+    with pytest.raises(opsin.NetworkError, match="detach"):
+        opsin.robustness(model, IMAGES, LABELS, attacks=("fgsm",))
+
+
 def test_a_network_without_such_signs_is_not_warned_of(report):
     assert not [text for text in report.cautions if "masked" in text or "zero" in text]
 
@@ -191,7 +201,7 @@ def test_the_command_makes_page_table_and_json(here, call):
 
 def test_a_killed_command_goes_on(here, call, monkeypatch):
     batches = []
-    real = evaluation._still_right
+    real = evaluation._right
 
     def dying(*given):
         batches.append(given)
@@ -199,7 +209,7 @@ def test_a_killed_command_goes_on(here, call, monkeypatch):
             raise KeyboardInterrupt
         return real(*given)
 
-    monkeypatch.setattr(evaluation, "_still_right", dying)
+    monkeypatch.setattr(evaluation, "_right", dying)
     assert call(*WORDS)[0] != 0
     assert (here / "robustness.part.json").is_file()
     assert call(*WORDS)[0] == 0

@@ -7,11 +7,12 @@ import click
 
 from opsin.base.choices import DEFAULT_NETWORK
 from opsin.cli import completion as complete
+from opsin.cli.from_registry import OFFERED
 from opsin.cli.inputs import default_model, open_photos
 from opsin.cli.options import OUT, PHOTOS, WEIGHTS, Once, model_option
 from opsin.cli.watch import progress
 
-SEVERAL = "several photos take one class each in one value, with semicolons between them"
+CLASSES, SEVERAL = OFFERED["classes"]  # behind TAB, and how several are given
 
 
 @click.command()
@@ -39,7 +40,7 @@ SEVERAL = "several photos take one class each in one value, with semicolons betw
     hint=SEVERAL,
     default=None,
     help="True class, by default what the network sees.",
-    shell_complete=complete.targets,
+    shell_complete=CLASSES,
 )
 @click.option(
     "--towards",
@@ -48,7 +49,7 @@ SEVERAL = "several photos take one class each in one value, with semicolons betw
     hint=SEVERAL,
     default=None,
     help="Class that the photo shall be taken for, by default any other.",
-    shell_complete=complete.targets,
+    shell_complete=CLASSES,
 )
 @click.option(
     "--maps",
@@ -76,16 +77,16 @@ def fool(
     from opsin.base.folders import PAGE, writing
     from opsin.pages.fooling import fool as run
 
-    place = folder or "fool"
+    place, asked = folder or "fool", [name.replace("-", "_") for name in attacks]
     with writing(place) as fresh, progress(iterative=False):
         found = open_photos(photos)
         model = default_model(model_name, weights, photos)
-        given = {"epsilon": epsilon, "attacks": list(attacks) or None, "label": label, "towards": towards}
+        given = {"epsilon": epsilon, "attacks": asked or None, "label": label, "towards": towards}
         pictures = [photo() for _, photo in found]
         report = run(model, pictures, maps=maps or (), names=[name for name, _ in found], **given)  # type: ignore[arg-type]
         report.write_into(fresh)
     click.echo(Path(place) / PAGE)
     for name, why in report.left_out:
         click.echo(f"opsin: left out: {name}: {why}", err=True)
-    if any(name in attacks for name, _ in report.left_out):
+    if any(name in asked for name, _ in report.left_out):
         sys.exit(1)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import click
 from typing_extensions import TypedDict
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from opsin.network.model import Model
 
-T = TypeVar("T")
 PART = ".part.json"  # behind the name of the output folder: what is done so far
 
 
@@ -162,6 +161,8 @@ def _labelled(
 
     Raises `InputError` if there are none.
     """
+    from opsin.results.gallery import spread
+
     if is_collection(photos):
         from opsin.collection.ask.mistakes import truths
 
@@ -169,8 +170,8 @@ def _labelled(
             raise click.UsageError("a collection has its own labels: give --labels to `opsin scan`")
         collection = open_collection(photos)
         classes = truths(collection, model)
-        rows = [row for id, row in collection.with_ids(sorted(classes)).items() if id in classes]
-        chosen = _spread(rows, count)
+        rows = list(collection.with_ids(sorted(classes)).values())
+        chosen = spread(rows, count or len(rows))
         return [collection.photo(row, model) for row in chosen], [classes[row.id] for row in chosen]
 
     from opsin.collection.files.labels import label, read_labels
@@ -192,13 +193,6 @@ def _labelled(
         )
     if len(known) < len(texts):
         click.echo(f"opsin: {len(texts) - len(known)} photos without a label are left out", err=True)
-    chosen_paths = _spread(known, count)
+    chosen_paths = spread(known, count or len(known))
     pictures = [fit(decoded(source.read(path), path), model) for path in chosen_paths]
     return pictures, [index for path in chosen_paths if (index := found[path]) is not None]
-
-
-def _spread(items: Sequence[T], count: int | None) -> list[T]:
-    """At most so many of the items, from the first to the last."""
-    if count is None or count >= len(items):
-        return list(items)
-    return [items[i * len(items) // count] for i in range(count)]

@@ -16,7 +16,12 @@ def cross_entropy(labels: Int[Tensor, " n"]) -> Objective:
     """-log p_y, with y each image's label and p the softmax of the output."""
 
     def score(activations: Activations) -> Tensor:
-        return -_log_shares(activations).gather(1, _column(labels, activations))[:, 0]
+        output = class_scores(activations)
+        if is_distribution(output):
+            note(
+                f"{CAUTION}the network's output holds probabilities, whose gradient vanishes where it is sure"
+            )
+        return -log_shares(output).gather(1, _column(labels, activations))[:, 0]
 
     return Objective(f"cross_entropy({_listed(labels)})", ("output",), score)
 
@@ -65,10 +70,9 @@ def class_scores(activations: Activations) -> Float[Tensor, "n c"]:
     return output.to(torch.promote_types(output.dtype, torch.float32))
 
 
-def _log_shares(activations: Activations) -> Float[Tensor, "n c"]:
-    output = class_scores(activations)
+def log_shares(output: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
+    """The logarithm of the probabilities: of the softmax, or of the output itself if it holds them."""
     if is_distribution(output):
-        note(f"{CAUTION}the network's output holds probabilities, whose gradient vanishes where it is sure")
         return output.clamp(min=torch.finfo(output.dtype).tiny).log()
     return output.log_softmax(1)
 

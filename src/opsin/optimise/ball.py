@@ -24,6 +24,11 @@ class Ball(Canvas):
     radius: float
     norm: Norm = "linf"
 
+    @classmethod
+    def around(cls, images: Float[Tensor, "n 3 h w"], epsilon: float, l2: float | None) -> "Ball":
+        """The L2 ball of that radius if one is given, else the L∞ ball of radius ε."""
+        return cls(images, epsilon) if l2 is None else cls(images, l2, "l2")
+
     def encode(self, images: Float[Tensor, "n 3 h w"]) -> Tensor:
         """The images."""
         return images.clone()

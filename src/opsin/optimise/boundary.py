@@ -1,7 +1,6 @@
 """Steps to the nearest other class, as if the network were linear."""
 
 from collections.abc import Iterator
-from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -13,8 +12,7 @@ from opsin.network.model import Model
 from opsin.objectives.losses import class_scores
 from opsin.objectives.objective import Objective
 from opsin.optimise.ball import Ball
-from opsin.optimise.fooling import Goal, pursue
-from opsin.optimise.recipe import Recipe
+from opsin.optimise.fooling import Goal, free_steps, pursue
 
 BEYOND = 1e-4  # what DeepFool's code adds to every distance, so that a step ends behind the boundary
 SMALL = 1e-8
@@ -32,11 +30,7 @@ def to_boundary(
     """The images behind the nearest boundary to a probable class, after so many steps at most."""
     state = Boundary(images, goal, candidates, overshoot)
     ball = Ball(images, torch.inf)
-
-    def recipe(rows: Tensor) -> Recipe:
-        signal = partial(state.step, rows)
-        return Recipe(steps=steps, rate=1.0, canvas=ball.of(rows), optimiser="whole", signal=signal)
-
+    recipe = free_steps(ball, steps, state.step)
     return pursue(model, goal, images, lambda g: g.objective("margin"), recipe, ticks, stop=True)
 
 

@@ -14,9 +14,9 @@ from torch.nn.functional import pad
 
 from opsin.base.errors import InputError, shown, unknown
 from opsin.base.extras import extra
-from opsin.network.activations import is_distribution
 from opsin.network.model import Model
 from opsin.network.outputs import tensor_in
+from opsin.objectives.losses import log_shares
 from opsin.optimise.transforms import blurred
 
 Smooth = Literal["blur", "median", "jpeg", "total_variation"]
@@ -109,14 +109,8 @@ class Defended(nn.Module):
             raise InputError(
                 "several samples are averaged as probabilities, of which this network gives none"
             )
-        shares = torch.stack([_log_shares(o) for o in outputs if o is not None])
+        shares = torch.stack([log_shares(o) for o in outputs if o is not None])
         return shares.logsumexp(0) - torch.tensor(float(self.samples)).log().to(x)
-
-
-def _log_shares(output: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
-    if is_distribution(output):
-        return output.clamp(min=torch.finfo(output.dtype).tiny).log()
-    return output.log_softmax(1)
 
 
 def _smoothing(kind: str, strength: float | None) -> Fixed:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import torch
@@ -18,12 +19,12 @@ from opsin.objectives.objective import Objective
 from opsin.optimise.ascent import ascend
 from opsin.optimise.ball import Ball
 from opsin.optimise.recipe import Recipe
-from opsin.results.attack import Attack, Outcome, Seen
+from opsin.results.attack import LEVELS, Attack, Outcome, Seen
 
 Loss = Literal["cross_entropy", "margin", "logits_ratio"]
 LOSSES = {"cross_entropy": cross_entropy, "margin": margin, "logits_ratio": logits_ratio}
 TOP = 5  # classes before and after
-LEVELS = 255  # of a colour in a file
+STEP = 2.5  # Madry et al.: so many radii are gone in all steps together
 ROUNDING = 1e-5  # of the radius, and of colours, in single precision
 
 
@@ -93,6 +94,22 @@ def gradient(
             "hides its gradient is not safe for it; try loss=margin, or an attack without gradients (square)"
         )
     return scores, signal
+
+
+Step = Callable[[Tensor, Model, Objective, Tensor], tuple[Tensor, Tensor]]  # a `Signal`, of these rows
+
+
+def gradient_steps(ball: Ball, steps: int, rate: float) -> Callable[[Tensor], Recipe]:
+    """For `pursue`: steps by the gradient's sign in an L∞ ball, by its direction in an L2 ball."""
+    kind: Literal["sign", "unit"] = "sign" if ball.norm == "linf" else "unit"
+    return lambda rows: Recipe(steps=steps, rate=rate, canvas=ball.of(rows), optimiser=kind, signal=gradient)
+
+
+def free_steps(ball: Ball, steps: int, step: Step) -> Callable[[Tensor], Recipe]:
+    """For `pursue`: steps that an attack finds by itself, of the photos in these rows."""
+    return lambda rows: Recipe(
+        steps=steps, rate=1.0, canvas=ball.of(rows), optimiser="whole", signal=partial(step, rows)
+    )
 
 
 def pursue(
@@ -177,11 +194,12 @@ def evidence(
     rounded = class_scores(model.run((attacked * LEVELS).round() / LEVELS)).cpu()
     success = goal.fooled(after) & goal.right
     survives = goal.fooled(rounded) & goal.right
-    before, now = _tops(model, goal.before), _tops(model, after)
+    shares = model.probabilities(goal.before)
+    before, now = _tops(model, shares), _tops(model, model.probabilities(after))
     outcomes = tuple(
         Outcome(
-            _seen(model, goal.before, row, int(label)),
-            None if goal.towards is None else _seen(model, goal.before, row, int(goal.towards[row])),
+            _seen(model, shares[row], int(label)),
+            None if goal.towards is None else _seen(model, shares[row], int(goal.towards[row])),
             tuple(before[row]),
             tuple(now[row]),
             bool(goal.right[row]),
@@ -195,13 +213,13 @@ def evidence(
     return result
 
 
-def _tops(model: Model, output: Float[Tensor, "n c"]) -> list[list[Seen]]:
-    best = model.probabilities(output).topk(min(TOP, output.shape[1]))
+def _tops(model: Model, shares: Float[Tensor, "n c"]) -> list[list[Seen]]:
+    best = shares.topk(min(TOP, shares.shape[1]))
     return [
         [Seen(index, model.label(index), share) for index, share in zip(*row, strict=True)]
         for row in zip(best.indices.tolist(), best.values.tolist(), strict=True)
     ]
 
 
-def _seen(model: Model, output: Float[Tensor, "n c"], row: int, index: int) -> Seen:
-    return Seen(index, model.label(index), float(model.probabilities(output)[row, index]))
+def _seen(model: Model, shares: Float[Tensor, " c"], index: int) -> Seen:
+    return Seen(index, model.label(index), float(shares[index]))

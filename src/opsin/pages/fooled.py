@@ -31,7 +31,7 @@ class Fooled:
     name: str
     image: Float[Tensor, "1 3 h w"]
     attacks: tuple[tuple[Technique, Attack], ...]
-    maps: tuple[tuple[Technique, str, tuple[tuple[str, Image.Image], ...]], ...]
+    maps: tuple[MapsOf, ...]
     over_epsilon: Curve
     over_layers: Curve | None
     distances: dict[str, dict[str, float]]
@@ -41,6 +41,12 @@ class Fooled:
     def label(self) -> Seen:
         """The class that the attacks led away from."""
         return self.attacks[0][1].outcomes[0].label
+
+    @property
+    def by_noise(self) -> float:
+        """The share of draws in which random noise alone succeeds; zero where no noise was tried."""
+        noise = next((attack for technique, attack in self.attacks if technique.name == NOISE), None)
+        return 0.0 if noise is None or not noise.success[0] else float(noise.numbers["share"][0])
 
 
 def fooled(
@@ -76,7 +82,7 @@ def fooled(
         image,
         tuple(attacks),
         tuple(drawn),
-        _over_epsilon(model, image, label),
+        _over_epsilon(model, image, label, left_out),
         over_layers,
         distances,
         followed,
@@ -111,15 +117,22 @@ def _distances(model: Model, image: Tensor, attack: Attack) -> dict[str, dict[st
     }
 
 
-def _over_epsilon(model: Model, image: Float[Tensor, "1 3 h w"], label: int | None) -> Curve:
-    """The label's probability under attacks of growing ε."""
+def _over_epsilon(
+    model: Model, image: Float[Tensor, "1 3 h w"], label: int | None, left_out: dict[str, str]
+) -> Curve:
+    """The label's probability under attacks of growing ε; an attack that does not fit has no line."""
     lines: dict[str, list[float]] = {}
     for name, quick in CURVE.items():
         technique = catalogue.get(name)
         for radius in RADII:
-            attack = technique.run(model, image, epsilon=radius / LEVELS, label=label, **quick)
+            try:
+                attack = technique.run(model, image, epsilon=radius / LEVELS, label=label, **quick)
+            except OpsinError as error:
+                left_out.setdefault(name, str(error))
+                break
             index = attack.outcomes[0].label.class_index
             share = model.probabilities(model.run(attack.attacked.to(image))["output"])[0, index]
             lines.setdefault(technique.title, [attack.outcomes[0].label.probability]).append(float(share))
+    lines = {title: line for title, line in lines.items() if len(line) == len(RADII) + 1}
     names = ["0", *(f"{radius:g}/{LEVELS}" for radius in RADII)]
     return curve("Probability of the label over ε", "ε, the largest change of a colour value", names, lines)

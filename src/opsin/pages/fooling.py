@@ -16,14 +16,13 @@ from opsin.base.job import CAUTION, steps, within
 from opsin.base.records import as_json
 from opsin.base.slugs import first_name
 from opsin.images import colour, tensors
-from opsin.images.photos import Source, as_photo, is_source
-from opsin.images.tensors import fit
+from opsin.images.photos import Source
 from opsin.network.model import Model
 from opsin.objectives.parsing import named_classes
 from opsin.pages.fooled import Fooled, fooled
 from opsin.registry import catalogue
 from opsin.registry.kinds import Technique, checked
-from opsin.results.attack import LEVELS, Attack
+from opsin.results.attack import LEVELS, Attack, size
 from opsin.results.html import escaped, page, webp_uri
 
 SECTION = "fooling"  # the folder of the attacks
@@ -112,7 +111,7 @@ class FoolingReport:
                     "factor": factor,
                     "change": webp_uri(colour.photo(change), SIDE),
                     "attacked": webp_uri(colour.photo(attack.attacked[0]), SIDE),
-                    "largest": f"{float(attack.largest[0]) * LEVELS:.3g}/{LEVELS}",
+                    "largest": size(float(attack.largest[0])),
                     "length": f"{float(attack.length[0]):.3g}",
                     "cautions": [
                         n.removeprefix(CAUTION) for n in attack.record.notes if n.startswith(CAUTION)
@@ -202,10 +201,7 @@ def _images(photos: Tensor | Source | Sequence[Source], model: Model) -> list[Fl
     if isinstance(photos, Tensor):
         tensors.check(photos)
         return list(photos.split(1))
-    several = [photos] if is_source(photos) else list(photos)  # type: ignore[arg-type]
-    if not several:
-        raise InputError("no photo given: pass at least one")
-    return [fit(as_photo(photo), model)[None] for photo in several]
+    return list(tensors.read(photos, model).split(1))
 
 
 def _classes(given: object, model: Model, n: int) -> list[int | None]:

@@ -8,11 +8,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from opsin.base.errors import InputError, unknown
+from opsin.base.errors import InputError, NetworkError, unknown
 from opsin.network.activations import is_distribution
 from opsin.network.model import Model
 from opsin.optimise.defended import defended
 from opsin.registry import catalogue
+from opsin.results.attack import Attack
 
 # attacks, with what an evaluation needs of them: an image that is fooled is done
 ATTACKS: dict[str, dict[str, Any]] = {
@@ -78,12 +79,13 @@ def attacked(
     labels: list[int],
     epsilon: float,
     steps: int | None,
-) -> Any:
+) -> Attack:
     """The attack's result on images with their labels."""
     settings = dict(ATTACKS[name])
     if steps is not None and "steps" in catalogue.get(name).parameters:
         settings["steps"] = steps
-    return catalogue.get(name).run(model, images, epsilon=epsilon, label=labels, **settings)
+    result: Attack = catalogue.get(name).run(model, images, epsilon=epsilon, label=labels, **settings)
+    return result
 
 
 def warnings(
@@ -111,7 +113,25 @@ def warnings(
                     f"{name}: {attack} on the undefended network, tried on this one, leaves less at ε "
                     f"{epsilon:.4g} than on this one itself: the attack that knows the defence is too weak"
                 )
-    large = attacked("pgd", contender.model, images, labels, LARGE, None)
+    found += _of_large(contender, images, labels)
+    first, again = (contender.model.run(images)["output"] for _ in range(2))
+    if not torch.equal(first.argmax(1), again.argmax(1)):
+        found.append(f"{name}: two runs see different classes: give more samples, over which attacks average")
+    if name == NONE and is_distribution(first):
+        found.append(f"{name}: the output holds probabilities, whose gradient vanishes where they are sure")
+    return found
+
+
+def _of_large(contender: Contender, images: Float[Tensor, "n 3 h w"], labels: list[int]) -> list[str]:
+    """The signs at an ε that is so large that an attack with the gradient must succeed."""
+    name = contender.name
+    try:
+        large = attacked("pgd", contender.model, images, labels, LARGE, None)
+    except NetworkError as error:
+        return [
+            f"{name}: no attack with a gradient can be made, so that only those without one count: {error}"
+        ]
+    found = []
     left = sum(o.right for o in large.outcomes) - sum(large.success)
     if left:
         found.append(
@@ -120,9 +140,4 @@ def warnings(
         )
     if large.record is not None and any("exactly zero" in note for note in large.record.notes):
         found.append(f"{name}: the gradient of the cross-entropy is exactly zero on some photos")
-    first, again = (contender.model.run(images)["output"] for _ in range(2))
-    if not torch.equal(first.argmax(1), again.argmax(1)):
-        found.append(f"{name}: two runs see different classes: give more samples, over which attacks average")
-    if name == NONE and is_distribution(first):
-        found.append(f"{name}: the output holds probabilities, whose gradient vanishes where they are sure")
     return found

@@ -205,7 +205,12 @@ def robustness(
             continue
         part = images[begin : begin + TOGETHER], [int(label) for label in labels[begin : begin + TOGETHER]]
         with within(listener=None):
-            rows += _still_right(side, kind, attack, epsilon, *part, steps_each)
+            if attack == CLEAN:
+                rows += _right(side.model, *part)
+            else:
+                after = _right_after(side, kind, attack, epsilon, *part, steps_each)
+                clean = cells[_key(side.name, "aware", CLEAN, 0.0)][begin : begin + TOGETHER]
+                rows += [before and now for before, now in zip(clean, after, strict=True)]
         if keep is not None:
             keep(cells)
     cautions: list[str] = []
@@ -247,7 +252,7 @@ def _key(defence: str, kind: str, attack: str, epsilon: float) -> str:
     return f"{defence}|{kind}|{attack}|{epsilon!r}"
 
 
-def _still_right(
+def _right_after(
     side: Contender,
     kind: str,
     attack: str,
@@ -256,14 +261,10 @@ def _still_right(
     labels: list[int],
     each: int | None,
 ) -> list[bool]:
-    """Of each photo, whether the contender sees its label, also after the attack."""
-    clean = _right(side.model, images, labels)
-    if attack == CLEAN:
-        return clean
+    """Of each photo, whether the contender sees its label after the attack."""
     made_on = side.model if kind == "aware" else side.plain
     result = attacked(attack, made_on, images, labels, epsilon, each)
-    after = _right(side.model, result.attacked.to(images), labels)
-    return [before and now for before, now in zip(clean, after, strict=True)]
+    return _right(side.model, result.attacked.to(images), labels)
 
 
 def _right(model: Model, images: Tensor, labels: list[int]) -> list[bool]:

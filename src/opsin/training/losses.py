@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -13,10 +12,7 @@ from opsin.base.errors import InputError, unknown
 from opsin.network.model import Model
 from opsin.network.outputs import numbers
 from opsin.optimise.ball import Ball, Norm
-from opsin.optimise.fooling import Goal, gradient, pursue
-from opsin.optimise.recipe import Recipe
-
-STEP = 2.5  # radii that all steps of the inner attack go together, as Madry et al.
+from opsin.optimise.fooling import STEP, Goal, gradient_steps, pursue
 
 
 def plain_loss(
@@ -69,11 +65,7 @@ def adversarial_loss(
     ball = Ball(images, epsilon, norm)
     goal = Goal(labels.cpu(), None, torch.zeros(len(images), 1), given=True)
     step = STEP * epsilon / steps if rate is None else rate
-
-    def recipe(rows: Tensor) -> Recipe:
-        kind: Literal["sign", "unit"] = "sign" if norm == "linf" else "unit"
-        return Recipe(steps=steps, rate=step, canvas=ball.of(rows), optimiser=kind, signal=gradient)
-
+    recipe = gradient_steps(ball, steps, step)
     start = ball.random(torch.Generator() if draw is None else draw)
     with torch.enable_grad():
         attacked = pursue(

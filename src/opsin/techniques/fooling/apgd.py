@@ -1,4 +1,3 @@
-from functools import partial
 from math import ceil
 from typing import Annotated, Literal
 
@@ -10,8 +9,7 @@ from opsin.base.job import steps as reported
 from opsin.network.model import Model
 from opsin.objectives.objective import Objective
 from opsin.optimise.ball import Ball
-from opsin.optimise.fooling import better, evidence, goal_of, gradient, pursue
-from opsin.optimise.recipe import Recipe
+from opsin.optimise.fooling import better, evidence, free_steps, goal_of, gradient, pursue
 from opsin.registry.kinds import Arg, Classes, Epsilon, Radius
 from opsin.registry.technique import technique
 from opsin.results.attack import Attack
@@ -55,14 +53,11 @@ def apgd(
     the paper in that a stage is judged when the loss at its end is known, as in its authors' code.
     """
     goal = goal_of(model, images, label, towards)
-    ball = Ball(images, float(epsilon)) if l2 is None else Ball(images, l2, "l2")
+    ball = Ball.around(images, float(epsilon), l2)
     start = ball.random(torch.Generator().manual_seed(seed))
     state = _Stages(start, ball, stages(steps))
 
-    def recipe(rows: Tensor) -> Recipe:
-        signal = partial(state.step, rows)
-        return Recipe(steps=steps, rate=1.0, canvas=ball.of(rows), optimiser="whole", signal=signal)
-
+    recipe = free_steps(ball, steps, state.step)
     ticks = reported(range(steps), steps, "apgd")
     last = pursue(model, goal, start, lambda g: g.objective(loss), recipe, ticks, stop=True)
     for _ in ticks:

@@ -18,7 +18,7 @@ SMALL = 1e-8
     title="DeepFool",
     paper="Moosavi-Dezfooli, Fawzi, Frossard: DeepFool: a Simple and Accurate Method to Fool Deep Neural "
     "Networks, 2015 (arXiv:1511.04599), algorithm 2",
-    reading="How far the nearest other class is: the shorter the change, the less the network knows why.",
+    reading="How far the nearest other class is: the shorter the change, the less it takes to be wrong.",
     cost=65,
     expensive=True,
 )

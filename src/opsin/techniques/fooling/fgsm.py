@@ -3,8 +3,7 @@ from torch import Tensor
 
 from opsin.network.model import Model
 from opsin.optimise.ball import Ball
-from opsin.optimise.fooling import evidence, goal_of, gradient, pursue
-from opsin.optimise.recipe import Recipe
+from opsin.optimise.fooling import evidence, goal_of, gradient_steps, pursue
 from opsin.registry.kinds import Classes, Epsilon
 from opsin.registry.technique import technique
 from opsin.results.attack import Attack
@@ -34,10 +33,7 @@ def fgsm(
     """
     goal = goal_of(model, images, label, towards)
     ball = Ball(images, float(epsilon))
-
-    def recipe(rows: Tensor) -> Recipe:
-        return Recipe(steps=1, rate=ball.radius, canvas=ball.of(rows), optimiser="sign", signal=gradient)
-
+    recipe = gradient_steps(ball, 1, ball.radius)
     attacked = pursue(
         model, goal, images, lambda goal: goal.objective("cross_entropy"), recipe, iter(()), stop=False
     )

@@ -8,20 +8,18 @@ from opsin.base.job import note
 from opsin.base.job import steps as reported
 from opsin.network.model import Model
 from opsin.optimise.ball import Ball
-from opsin.optimise.fooling import better, evidence, goal_of, gradient, pursue
-from opsin.optimise.recipe import Recipe
+from opsin.optimise.fooling import STEP, better, evidence, goal_of, gradient_steps, pursue
 from opsin.registry.kinds import Arg, Classes, Epsilon, Radius
 from opsin.registry.technique import technique
 from opsin.results.attack import Attack
-
-STEP = 2.5  # Madry et al.: so many radii are gone in all steps together
 
 
 @technique(
     title="Projected gradient descent",
     paper="Madry, Makelov, Schmidt, Tsipras, Vladu: Towards Deep Learning Models Resistant to Adversarial "
     "Attacks, 2017 (arXiv:1706.06083), eq. 2",
-    reading="What small steps find in the ball around the photo: where even this fails, a network is robust.",
+    reading="What small steps find in the ball around the photo: more than one step does. Where they find "
+    "nothing, another attack still may.",
     cost=64,
     expensive=True,
 )
@@ -61,15 +59,11 @@ def pgd(
     Raises `InputError` on a network without classes, and on a wanted class that is already seen.
     """
     goal = goal_of(model, images, label, towards)
-    ball = Ball(images, float(epsilon)) if l2 is None else Ball(images, l2, "l2")
+    ball = Ball.around(images, float(epsilon), l2)
     step = STEP * ball.radius / steps if rate is None else rate
     note(f"radius {ball.radius:.4g} ({ball.norm}), steps of {step:.4g}")
     draw = torch.Generator().manual_seed(seed)
-
-    def recipe(rows: Tensor) -> Recipe:
-        kind: Literal["sign", "unit"] = "sign" if l2 is None else "unit"
-        return Recipe(steps=steps, rate=step, canvas=ball.of(rows), optimiser=kind, signal=gradient)
-
+    recipe = gradient_steps(ball, steps, step)
     ticks = reported(range(restarts * steps), restarts * steps, "pgd")
     tries = []
     for _ in range(restarts):

@@ -38,7 +38,7 @@ def random_noise(
     kept: one that fools, else the one of the highest loss; `numbers["share"]` is the share that fools.
     """
     goal = goal_of(model, images, label, towards)
-    ball = Ball(images, float(epsilon)) if l2 is None else Ball(images, l2, "l2")
+    ball = Ball.around(images, float(epsilon), l2)
     draw = torch.Generator().manual_seed(seed)
     worst, highest = images, torch.full((len(images),), -torch.inf)
     fooling = torch.zeros(len(images), dtype=torch.float64)

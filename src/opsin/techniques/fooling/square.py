@@ -1,4 +1,3 @@
-from functools import partial
 from typing import Annotated
 
 import torch
@@ -9,8 +8,7 @@ from opsin.base.job import steps as reported
 from opsin.network.model import Model
 from opsin.objectives.objective import Objective
 from opsin.optimise.ball import Ball
-from opsin.optimise.fooling import better, evidence, goal_of, pursue
-from opsin.optimise.recipe import Recipe
+from opsin.optimise.fooling import better, evidence, free_steps, goal_of, pursue
 from opsin.registry.kinds import Arg, Classes, Epsilon
 from opsin.registry.technique import technique
 from opsin.results.attack import Attack
@@ -24,7 +22,8 @@ QUERIES = 10_000
     title="Square attack",
     paper="Andriushchenko, Croce, Flammarion, Hein: Square Attack: a Query-efficient Black-box Adversarial "
     "Attack via Random Search, 2020 (arXiv:1912.00049), algorithms 1 and 2",
-    reading="What random squares find without any gradient: if more than a gradient finds, that is hidden.",
+    reading="What random squares find without any gradient: if they find more than attacks with one, the "
+    "network hides its gradient.",
     cost=503,
     expensive=True,
 )
@@ -58,10 +57,7 @@ def square(
     ball.project(start)
     state = _Search(start, ball, steps, share, draw)
 
-    def recipe(rows: Tensor) -> Recipe:
-        signal = partial(state.step, rows)
-        return Recipe(steps=steps, rate=1.0, canvas=ball.of(rows), optimiser="whole", signal=signal)
-
+    recipe = free_steps(ball, steps, state.step)
     ticks = reported(range(steps), steps, "square")
     last = pursue(model, goal, start, lambda g: g.objective("margin"), recipe, ticks, stop=True)
     for _ in ticks:
