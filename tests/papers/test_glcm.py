@@ -310,6 +310,12 @@ def test_writes_a_page_and_a_table(tmp_path):
     assert "angular second moment" in (tmp_path / "out" / "index.html").read_text("utf-8")
 
 
+def test_a_page_has_the_images_in_their_order():
+    shots = opsin.glcm(nets.images(11, 8, 8), levels=2, angles="0").findings().shots
+    assert list(dict.fromkeys(shot.group for shot in shots)) == [f"image {index}" for index in range(11)]
+    assert [shot.caption for shot in shots[:3]] == ["photo", "levels", "right 1"]
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
