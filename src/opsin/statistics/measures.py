@@ -8,14 +8,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from opsin.statistics.cooccurrence import RULES, Offset, matrices
-from opsin.statistics.haralick import NAMES, distributions, features, maximal_correlation
+from opsin.statistics.haralick import NAMES, SIGNED, features_of
 from opsin.statistics.levels import Levels, channels
 from opsin.statistics.pyramids import CORRELATED, Statistics, multiple, scales_of
 from opsin.statistics.spectrum import radial_power
 
 LEVELS = 16  # grey levels, of equal width from black to white
 DISTANCES = (1, 4)  # pixels, in four directions each
-SIGNED = ("correlation", "cluster_shade", "information_correlation_1")  # of which there is no ratio
 LEAST = 1e-6  # a feature or a power below it counts as this
 BANDS = 16  # of the spectrum
 SCALES, ORIENTATIONS = 4, 4  # of the wavelets, fewer of a small picture
@@ -32,7 +31,8 @@ def cooccurrence_distance(one: Float[Tensor, "1 3 h w"], other: Float[Tensor, "1
     return float((logs[0] - logs[1]).abs().mean())
 
 
-def _features(image: Float[Tensor, "1 3 h w"]) -> Float[Tensor, "features offsets"]:
+def _features(image: Float[Tensor, "1 3 h w"]) -> Float[Tensor, "offsets features"]:
+    """The logarithms of the features that have no sign, so that their ratios are differences."""
     grey = channels(image, colour=False)[0, 0]
     levels = Levels(LEVELS).of(grey, torch.ones_like(grey, dtype=torch.bool))
     offsets: list[Offset] = [
@@ -43,8 +43,7 @@ def _features(image: Float[Tensor, "1 3 h w"]) -> Float[Tensor, "features offset
     counts = matrices(levels[None], offsets, LEVELS, symmetric=True)[0]
     shares = counts / counts.sum((-1, -2), keepdim=True)
     names = tuple(name for name in NAMES if name not in SIGNED)
-    found = features(distributions(shares), RULES["ibsi"], names, maximal_correlation(shares))
-    return torch.stack([found[name] for name in names]).clamp(min=LEAST).log()
+    return features_of(shares, RULES["ibsi"], names).clamp(min=LEAST).log()
 
 
 def spectrum_distance(one: Float[Tensor, "1 3 h w"], other: Float[Tensor, "1 3 H W"]) -> float:

@@ -11,7 +11,7 @@ from opsin.registry.kinds import Arg
 from opsin.registry.technique import technique
 from opsin.results.cooccurrence import Cooccurrence
 from opsin.statistics.cooccurrence import in_words, masks_of, matrices, offsets_of, rules_of
-from opsin.statistics.haralick import NAMES, distributions, features, maximal_correlation
+from opsin.statistics.haralick import NAMES, features_of
 from opsin.statistics.levels import Levels, channels
 
 COLOURS = {False: ("brightness",), True: ("red", "green", "blue")}
@@ -81,16 +81,11 @@ def glcm(
     counts = matrices(reduced.flatten(0, 1), where, levels, symmetric=symmetric)  # (n c, k, L, L)
     counts = counts.unflatten(0, values.shape[:2])
     shares = counts / counts.sum((-1, -2), keepdim=True)
-
-    def measured(matrix: Float[Tensor, "*n L L"]) -> Float[Tensor, "*n f"]:
-        found = features(distributions(matrix), rules, NAMES, maximal_correlation(matrix))
-        return torch.stack([found[name] for name in NAMES], -1)
-
-    each = measured(shares)
-    whole = counts.sum(2, keepdim=True)
+    each = features_of(shares, rules, NAMES)
     together = each.mean(2, keepdim=True)
     if over == "merged":
-        together = measured(whole / whole.sum((-1, -2), keepdim=True))
+        whole = counts.sum(2, keepdim=True)
+        together = features_of(whole / whole.sum((-1, -2), keepdim=True), rules, NAMES)
     return Cooccurrence(
         images,
         reduced.to(torch.float32),
