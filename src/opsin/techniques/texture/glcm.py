@@ -10,9 +10,10 @@ from opsin.base.job import note
 from opsin.registry.kinds import Arg
 from opsin.registry.technique import technique
 from opsin.results.cooccurrence import Cooccurrence
-from opsin.statistics.cooccurrence import in_words, masks_of, matrices, offsets_of, rules_of
+from opsin.statistics.cooccurrence import in_words, matrices, offsets_of, rules_of
 from opsin.statistics.haralick import NAMES, features_of
 from opsin.statistics.levels import Levels, channels
+from opsin.statistics.masks import masks_of
 
 COLOURS = {False: ("brightness",), True: ("red", "green", "blue")}
 
