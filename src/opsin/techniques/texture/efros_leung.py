@@ -11,7 +11,7 @@ from opsin.optimise.climb import Climb
 from opsin.optimise.growing import grow
 from opsin.optimise.pixels import PixelByPixel
 from opsin.optimise.samples import new_textures
-from opsin.registry.kinds import Arg
+from opsin.registry.kinds import Arg, SampleSide, TextureWidth
 from opsin.registry.technique import technique
 from opsin.results.pictures import Pictures
 from opsin.statistics.masks import one_for_each
@@ -36,10 +36,8 @@ def efros_leung(
             most=MOST_TEXTURE,
         ),
     ] = None,
-    width: Annotated[int | None, Arg("width of the new texture, pixels", least=16, most=MOST_TEXTURE)] = None,
-    source: Annotated[
-        int, Arg("longer side that the sample is reduced to, pixels", least=16, most=MOST_TEXTURE)
-    ] = 128,
+    width: TextureWidth = None,
+    source: SampleSide = 128,
     hole: Annotated[
         Sequence[Tensor],
         Arg("picture as large as the photo: its white part is filled, and no more", "images"),

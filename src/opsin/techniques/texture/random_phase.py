@@ -4,10 +4,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from opsin.base.choices import MOST_TEXTURE
 from opsin.optimise.climb import Climb
 from opsin.optimise.samples import new_textures
-from opsin.registry.kinds import Arg
+from opsin.registry.kinds import Arg, SampleSide, TextureHeight, TextureWidth
 from opsin.registry.technique import technique
 from opsin.results.pictures import Pictures
 from opsin.statistics.spectrum import spot
@@ -21,13 +20,9 @@ from opsin.statistics.spectrum import spot
 )
 def random_phase(
     images: Float[Tensor, "n 3 h w"],
-    size: Annotated[
-        int, Arg("height of the new texture and, by default, its width, pixels", least=16, most=MOST_TEXTURE)
-    ] = 256,
-    width: Annotated[int | None, Arg("width of the new texture, pixels", least=16, most=MOST_TEXTURE)] = None,
-    source: Annotated[
-        int, Arg("longer side that the sample is reduced to, pixels", least=16, most=MOST_TEXTURE)
-    ] = 256,
+    size: TextureHeight = 256,
+    width: TextureWidth = None,
+    source: SampleSide = 256,
     seed: Annotated[int, Arg("random seed of the phases", least=0)] = 0,
 ) -> Pictures:
     """A texture with the sample's spectrum and random phases: y = m + F⁻¹(|û| e^{i(arg û + θ)}).
