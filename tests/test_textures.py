@@ -74,7 +74,7 @@ def test_makes_every_way_and_says_what_each_measure_is():
     near, measured = found.tables
     assert near.columns == ("way", "time", "co-occurrence", "spectrum", "wavelets", "Gram", "copied")
     assert [row[0] for row in measured.rows] == ["co-occurrence", "spectrum", "wavelets", "Gram", "copied"]
-    assert {row[0]: row[2] for row in measured.rows}["co-occurrence"] == "nobody"
+    assert {row[0]: row[2] for row in measured.rows}["co-occurrence"] == "no technique"
     by_way = {way["way"]: way for way in found.facts["ways"]}
     assert by_way["random_phase"]["copied"] == 0
     assert by_way["quilting"]["copied"] > 0.05

@@ -1,4 +1,4 @@
-"""How far a texture is from its sample, by what different ways to new texture are after."""
+"""How far a texture is from its sample, by several measures, some of which a technique minimises."""
 
 from collections.abc import Sequence
 
@@ -68,13 +68,13 @@ def wavelet_distance(one: Float[Tensor, "1 3 h w"], other: Float[Tensor, "1 3 H 
 
 
 def copied(made: Float[Tensor, "1 3 h w"], sample: Float[Tensor, "1 3 H W"]) -> float:
-    """The share of the 8 x 8 patches of a texture that are in the sample word for word, as bytes."""
+    """The share of the 8 x 8 patches of a texture that are in the sample pixel for pixel, as bytes."""
     found, known = (_signatures(image) for image in (made, sample))
     return float(np.isin(found, known).mean())
 
 
 def _signatures(image: Float[Tensor, "1 3 h w"]) -> Int[np.ndarray, " patches"]:
-    """A number for the bytes of every patch: a random sum of them, which no two patches share by chance."""
+    """A number for the bytes of every patch: a random sum of them, which differs where the patches do."""
     values = (image[0] * BYTES).round().long().cpu()
     draw = torch.Generator().manual_seed(0)
     weights = torch.randint(-(2**62), 2**62, (3, PATCH, PATCH), generator=draw)

@@ -40,7 +40,7 @@ def efros_leung(
     source: SampleSide = 128,
     hole: Annotated[
         Sequence[Tensor],
-        Arg("picture as large as the photo: its white part is filled, and no more", "images"),
+        Arg("picture as large as the photo: its white part is filled, the rest is kept", "images"),
     ] = (),
     seed: Annotated[int, Arg("random seed of the choices", least=0)] = 0,
 ) -> Pictures:

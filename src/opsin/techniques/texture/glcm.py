@@ -56,8 +56,8 @@ def glcm(
 
     p(i, j) is the number of pixels of level i whose neighbour at the offset (Δrow, Δcolumn) has level j, as a
     share of all pairs; both must lie in the picture and in the mask. The equations of the features are in
-    `opsin.statistics.haralick`: IBSI's 25, and of Haralick's 14 those that go by another name and f14. f7 is
-    taken about f6 (the paper prints f8), f14 from the paper's Q.
+    `opsin.statistics.haralick`: IBSI's 25, which hold 13 of Haralick's 14 under IBSI's names, and Haralick's
+    f14. f7 is taken about f6 (the paper prints f8), f14 from the paper's Q.
 
     Conventions: `ibsi` numbers levels from 1, takes binary logarithms, and an offset at distance d and 45° is
     (d, d), up and to the right; `haralick` is the same with natural logarithms; `scikit-image` numbers from

@@ -28,7 +28,7 @@ def heeger_bergen(
     size: TextureHeight = 256,
     width: TextureWidth = None,
     source: SampleSide = 256,
-    scales: Annotated[int, Arg("scales of the pyramid, fewer of a small sample", least=1, most=8)] = 4,
+    scales: Annotated[int, Arg("scales of the pyramid, fewer for a small sample", least=1, most=8)] = 4,
     steps: Annotated[int, Arg("number of passes over the pyramid", least=1)] = 10,
     seed: Annotated[int, Arg("random seed of the noise", least=0)] = 0,
 ) -> Pictures:

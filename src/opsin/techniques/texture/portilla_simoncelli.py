@@ -33,7 +33,7 @@ def portilla_simoncelli(
     size: TextureHeight = 128,
     width: TextureWidth = None,
     source: SampleSide = 128,
-    scales: Annotated[int, Arg("scales of the pyramid, fewer of a small sample", least=1, most=6)] = 4,
+    scales: Annotated[int, Arg("scales of the pyramid, fewer for a small sample", least=1, most=6)] = 4,
     orientations: Annotated[int, Arg("orientations of the pyramid", least=2, most=8)] = 4,
     steps: Annotated[int, Arg("number of steps, each of ten iterations of L-BFGS", least=1)] = 50,
     seed: Annotated[int, Arg("random seed of the noise", least=0)] = 0,

@@ -32,7 +32,7 @@ def random_phase(
     a size that is larger than the sample, û is that of the sample in a field of its mean, as in the paper; of
     a smaller one, a part is cut out of a texture of the sample's size. Values beyond [0, 1] are clipped.
 
-    It is the control that all other ways to new texture are to be compared to.
+    It is the control to which every other technique that makes a texture should be compared.
     """
 
     def way(_: str, sample: Tensor, wanted: tuple[int, int]) -> Climb:
