@@ -1,4 +1,4 @@
-"""Every way to new texture on nine samples: time, distances, and how much is copied word for word.
+"""Textures of nine samples by every technique: time, distances, and how much is copied pixel for pixel.
 
     python benchmarks/textures.py                     # about an hour on two cores
     python benchmarks/textures.py --pictures FOLDER   # and a page for each sample there
@@ -25,29 +25,26 @@ SAMPLES = Path(__file__).resolve().parents[2] / "shared" / "data" / "images" / "
 MEASURES = ("co-occurrence", "spectrum", "wavelets", "Gram")
 SIZE = 96
 SETTINGS: dict[str, dict[str, Any]] = {"texture": {"steps": 50}, "portilla_simoncelli": {"steps": 20}}
-
-
 REGULAR = "texture, spectrum=10"  # the term of Liu, Gousseau, Xia (2016) beside the plain Gram matrices
 SPECTRUM = 10.0
 ROWS = ("sample itself", *WAYS, REGULAR)
 
 
 def measured(
-    path: Path, folder: Path | None, size: int, settings: dict[str, dict[str, Any]]
+    path: Path, model: opsin.Model, folder: Path | None, size: int, settings: dict[str, dict[str, Any]]
 ) -> dict[str, Any]:
-    found = opsin.textures(path, opsin.load("vgg16_features"), size=size, source=size, settings=settings)
+    found = opsin.textures(path, model, size=size, source=size, settings=settings)
     if folder is not None:
         found.save(folder / path.stem)
     rows = {way["way"]: way for way in found.facts["ways"]} | {"sample itself": found.facts["sample itself"]}
-    return rows | {REGULAR: regular(path, folder, size, settings)}
+    return rows | {REGULAR: regular(path, model, folder, size, settings)}
 
 
 def regular(
-    path: Path, folder: Path | None, size: int, settings: dict[str, dict[str, Any]]
+    path: Path, model: opsin.Model, folder: Path | None, size: int, settings: dict[str, dict[str, Any]]
 ) -> dict[str, Any]:
     """The row of `texture` with the spectrum."""
     given = {"texture": settings["texture"] | {"spectrum": SPECTRUM}}
-    model = opsin.load("vgg16_features")
     found = opsin.textures(path, model, size=size, source=size, ways="texture", settings=given)
     if folder is not None:
         found.save(folder / f"{path.stem} with spectrum")
@@ -90,11 +87,11 @@ def page(samples: dict[str, dict[str, Any]], size: int) -> str:
         "",
         f"{len(samples)} samples, reduced to {size} pixels, new textures of {size} x {size}, seed 0.",
         f"Settings other than the defaults: {SETTINGS}.",
-        "Distances are 0 of the sample itself; its row compares its left half with its right half. Nobody",
+        "Distances are from the sample; its own row compares its left half with its right half. No technique",
         "minimises the distance of co-occurrence; `random_phase` has the sample's spectrum by construction,",
         "`portilla_simoncelli` minimises the wavelets' (in colours; measured is the brightness),",
         "`texture` the Gram matrices'.",
-        "Copied is the share of 8 x 8 patches that the sample has, word for word.",
+        "Copied is the share of 8 x 8 patches that are in the sample pixel for pixel.",
         "",
         "## Medians",
         "",
@@ -128,9 +125,10 @@ def main() -> None:
     paths, size, settings = sorted(SAMPLES.iterdir()), SIZE, SETTINGS
     if given.quick:
         paths, size, settings = paths[:1], 48, {name: {"steps": 1} for name in SETTINGS}
+    model = opsin.load("vgg16_features")
     samples: dict[str, dict[str, Any]] = {}
     for path in paths:
-        samples[path.stem] = measured(path, given.pictures, size, settings)
+        samples[path.stem] = measured(path, model, given.pictures, size, settings)
         print("\n".join([path.stem, *table(samples[path.stem])]), flush=True)
         if not given.quick:
             OUTPUT.write_text(page(samples, size), "utf-8")

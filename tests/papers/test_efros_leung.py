@@ -111,11 +111,11 @@ def test_a_limit_that_nothing_meets_is_relaxed():
     [
         ({"window": 4}, "odd"),
         ({"window": 31}, "at least 31"),
-        ({"hole": torch.zeros(1, 3, 16, 16)}, "hole is empty"),
-        ({"hole": torch.ones(1, 3, 16, 16)}, "hole is everything"),
+        ({"hole": torch.zeros(1, 3, 16, 16)}, "efros_leung: the hole is empty"),
+        ({"hole": torch.ones(1, 3, 16, 16)}, "efros_leung: the hole is everything"),
         ({"hole": torch.eye(16).expand(1, 3, 16, 16), "window": 15}, "beside the hole"),
         ({"hole": torch.ones(1, 3, 8, 8)}, "8x8"),
-        ({"hole": torch.ones(3, 3, 16, 16)}, "give one or as many"),
+        ({"hole": torch.ones(3, 3, 16, 16)}, "3 holes for 1 images: give one for all"),
         ({"hole": torch.ones(1, 3, 16, 16), "size": 32}, "leave size and width out"),
     ],
 )

@@ -11,6 +11,7 @@ from opsin.base.errors import InputError
 from opsin.base.trail import DAMAGED
 from opsin.optimise.ascent import Step, step_number
 from opsin.optimise.climb import Climb, followed, saved_climb
+from opsin.statistics.pyramids import multiple, principal, scales_of
 
 
 class Growth(ABC):
@@ -60,6 +61,32 @@ class Growth(ABC):
             self.generator.set_state(state["generator"])
         except (KeyError, RuntimeError, TypeError) as error:
             raise InputError(f"{DAMAGED}the generator: {error}") from error
+
+
+class PrincipalGrowth(Growth):
+    """A picture that starts as noise in the sample's principal colours; `turned` is the sample in them.
+
+    A pyramid halves it `scales` times, fewer than asked for where it is small. So the sample is cut to the
+    size `cut`, and the picture has the size `place`, which may be larger than the size `wanted`.
+    """
+
+    def __init__(
+        self, sample: Tensor, size: tuple[int, int], scales: int, coarsest: int, steps: int, seed: int
+    ) -> None:
+        own = (sample.shape[2], sample.shape[3])
+        self.wanted, self.scales = size, scales_of([own, size], scales, coarsest)
+        self.cut = multiple(own, self.scales, up=False)
+        self.place = multiple(size, self.scales, up=True)
+        self.directions, self.mean = principal(sample)
+        self.turned = torch.einsum("dk,ndhw->nkhw", self.directions, sample - self.mean)
+        draw = torch.Generator().manual_seed(seed)
+        noise = torch.randn(1, self.turned.shape[1], *self.place, generator=draw, dtype=torch.float64)
+        super().__init__(noise.to(sample), steps, seed)
+
+    def images(self) -> Float[Tensor, "1 3 h w"]:
+        """The part that is wanted, in the sample's colours."""
+        back = torch.einsum("dk,nkhw->ndhw", self.directions, self.picture.detach()) + self.mean
+        return back[..., : self.wanted[0], : self.wanted[1]].clamp(0, 1)
 
 
 def grow(label: str, growth: Growth) -> Climb:

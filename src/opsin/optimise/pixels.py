@@ -33,7 +33,7 @@ class PixelByPixel(Growth):
             known, start = ~hole, torch.where(hole, start, sample - self.mean)
         super().__init__(start, int((~known).sum()), seed)
         if not self.total or (self.total == known.numel() and hole is not None):
-            raise InputError("efros_leung: the hole is empty" if not self.total else "the hole is everything")
+            raise InputError(f"efros_leung: the hole is {'everything' if self.total else 'empty'}")
         self.windows, self.places = self._windows(sample - self.mean, window, hole)
         if hole is None:
             self._plant(sample - self.mean, known)

@@ -1,6 +1,6 @@
-"""What the ways to new texture that need no network share: the sample, the new picture's size, the panels."""
+"""What texture synthesis shares: the reduced sample, the new picture's size, the panels."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import psutil
 from jaxtyping import Float
@@ -39,7 +39,7 @@ def new_textures(
     return Pictures(tuple(panels), numbers=numbers)
 
 
-def sample_of(image: Float[Tensor, "1 3 h w"], source: int, least: int = 2) -> Float[Tensor, "1 3 H W"]:
+def sample_of(image: Float[Tensor, "1 3 h w"], source: int, least: int) -> Float[Tensor, "1 3 H W"]:
     """The image, reduced until its longer side is at most `source` pixels.
 
     Raises `InputError` where its shorter side is then less than `least` pixels.
@@ -52,20 +52,6 @@ def sample_of(image: Float[Tensor, "1 3 h w"], source: int, least: int = 2) -> F
             "side"
         )
     return sample
-
-
-def one_for_each(name: str, several: Sequence[Tensor], images: Float[Tensor, "n 3 h w"]) -> list[Tensor]:
-    """The pictures that go with the images: none, the only one for all, or one for each.
-
-    Raises `InputError` where there is another number of them, or one is of another size than its image.
-    """
-    if len(several) not in (0, 1, len(images)):
-        raise InputError(f"{len(several)} pictures as {name} for {len(images)} images: give one or as many")
-    for one in several:
-        if one.shape[-2:] != images.shape[-2:]:
-            sizes = [f"{each.shape[-1]}x{each.shape[-2]}" for each in (one, images)]
-            raise InputError(f"{name} is {sizes[0]} pixels, its image {sizes[1]}: make it as large")
-    return list(several) * (len(images) if len(several) == 1 else 1)
 
 
 def check_memory(name: str, needed: int, smaller: str) -> None:

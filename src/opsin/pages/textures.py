@@ -1,4 +1,4 @@
-"""Every way to new texture of one sample, side by side, with measures by which each is judged."""
+"""New textures of one sample by every technique, side by side, with measures by which each is judged."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -35,7 +35,7 @@ Distance = Callable[[Float[Tensor, "1 3 h w"], Float[Tensor, "1 3 H W"]], float]
 
 @dataclass(frozen=True)
 class Measure:
-    """A distance between a texture and its sample: what it is, and which way minimises it, if any does."""
+    """A distance between a texture and its sample, and the technique that minimises it, if one does."""
 
     name: str
     about: str
@@ -84,8 +84,8 @@ def textures(
     cannot be taken (a missing extra, a sample that is too small for it) is left out, and the page says why.
 
     The measures are distances: 0 is the sample itself. The row of the sample compares its left half with its
-    right half. `copied` is the share of patches of 8 x 8 pixels that are in the sample word for word. Whether
-    a measure is one that a way minimises, so that it wins it by design, is in the second table.
+    right half. `copied` is the share of patches of 8 x 8 pixels that are in the sample pixel for pixel. The
+    second table says which way minimises a measure and so is best by it by design.
 
     Raises `InputError` on an unknown way or setting, on a sample smaller than 32 pixels at `source`, and
     where no way can be taken.
@@ -126,7 +126,7 @@ def _chosen(ways: str | Sequence[str] | None, settings: Settings, model: Model |
     asked = [ways] if isinstance(ways, str) else list(dict.fromkeys(ways or WAYS))
     for name in asked:
         if name not in WAYS:
-            raise unknown("way to new texture", name, WAYS)
+            raise unknown("way to make a texture", name, WAYS)
     for name, given in settings.items():
         if name not in asked:
             raise InputError(f"settings for {name}, which is not among the ways: {', '.join(asked)}")
@@ -210,8 +210,8 @@ def _findings(
     }
     intro = (
         "New textures of one sample, at the same size and seed. Measures are distances from the sample; its "
-        "own row says how far its two halves are from each other. A way that copies is near by every "
-        "measure: read them beside the share that is copied word for word."
+        "own row says how far its two halves are from each other. A technique that copies its sample has "
+        "small distances by every measure: read them beside the share that is copied pixel for pixel."
     )
     return Findings("Textures side by side", intro, tuple(shots), tuple(tables), facts, record=record)
 
@@ -243,10 +243,10 @@ def _about(
         every = {name: row.get(measure.name, nan) for name, row in scores.items()}
         known = {name: value for name, value in every.items() if isfinite(value)}
         nearest = titles[min(known, key=known.__getitem__)] if known else ""
-        by = titles.get(measure.optimised_by, "") if measure.optimised_by else "nobody"
+        by = titles.get(measure.optimised_by, "") if measure.optimised_by else "no technique"
         lines.append((measure.name, measure.about, by or "none of these", nearest))
-    about = "share of 8 x 8 patches that are in the sample word for word; not a distance"
-    return [*lines, (COPIED, about, "nobody", "")]
+    about = "share of 8 x 8 patches that are in the sample pixel for pixel; not a distance"
+    return [*lines, (COPIED, about, "no technique", "")]
 
 
 def _short(value: float | None) -> str | float:

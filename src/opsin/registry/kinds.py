@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from types import NoneType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
-from opsin.base.choices import LARGEST_INT
+from opsin.base.choices import LARGEST_INT, MOST_TEXTURE
 from opsin.base.errors import InputError, shown
 
 Photos = Literal["each", "whole", "together"]
@@ -38,6 +38,12 @@ _EPSILON = "largest change of a colour value: a number from 0 to 1, or such as 8
 Epsilon = Annotated[float | str, Arg(_EPSILON, "epsilon", 0, 1)]
 _RADIUS = "radius of an L2 ball, in place of the one of epsilon"
 Radius = Annotated[float | None, Arg(_RADIUS, least=0, most=1e4)]
+_HEIGHT = "height of the new texture and, by default, its width, pixels"
+TextureHeight = Annotated[int, Arg(_HEIGHT, least=16, most=MOST_TEXTURE)]
+_WIDTH = "width of the new texture, pixels"
+TextureWidth = Annotated[int | None, Arg(_WIDTH, least=16, most=MOST_TEXTURE)]
+_SAMPLE = "longer side that the sample is reduced to, pixels"
+SampleSide = Annotated[int, Arg(_SAMPLE, least=16, most=MOST_TEXTURE)]
 Classes = Annotated[Any, Arg("class by name or index, several photos with semicolons", "classes")]
 
 

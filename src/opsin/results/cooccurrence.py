@@ -85,11 +85,16 @@ class Cooccurrence(Result):
 
     def pictures(self) -> list[tuple[str, Image.Image]]:
         """Every image reduced to its levels, then its matrices."""
-        return [(f"{group} {caption}", picture) for group, caption, picture in self._drawn()]
+        return [
+            (f"image {index} {caption}", picture)
+            for index in range(len(self))
+            for caption, picture in self._drawn(index)
+        ]
 
     def files(self) -> list[tuple[str, Image.Image]]:
         """One picture of the levels, and one for each matrix."""
-        return self._named([(f"image {g}" if len(self) > 1 else "", c) for g, c, _ in self._numbered()])
+        images = [f"image {index}" for index in range(len(self))] if len(self) > 1 else [""]
+        return self._named([(image, caption) for image in images for caption in self._captions()])
 
     def tables(self) -> tuple[Table, ...]:
         """The features of every image and channel: a row each, a column for each offset and over all."""
@@ -106,12 +111,11 @@ class Cooccurrence(Result):
 
     def findings(self) -> Findings:
         """Pictures and tables as a page shows them."""
-        photos = [
-            Shot.of(self._group(index), "photo", colour.photo(image), lead=True)
-            for index, image in enumerate(self.images)
-        ]
-        drawn = [Shot.of(group, caption, picture) for group, caption, picture in self._drawn()]
-        ordered = sorted([*photos, *drawn], key=lambda shot: shot.group)
+        shots = []
+        for index, image in enumerate(self.images):
+            group = f"image {index}"
+            shots.append(Shot.of(group, "photo", colour.photo(image), lead=True))
+            shots += [Shot.of(group, caption, picture) for caption, picture in self._drawn(index)]
         intro = (
             "A matrix says how often a pixel of one grey level (left) has one of another (top) beside it. "
             "Colours are by the square root, so that rare pairs can be seen too."
@@ -119,7 +123,7 @@ class Cooccurrence(Result):
         return Findings(
             "Grey-level co-occurrence",
             intro,
-            tuple(ordered),
+            tuple(shots),
             self.tables(),
             self._facts(),
             record=self.record,
@@ -154,22 +158,18 @@ class Cooccurrence(Result):
         ]
         return {"levels": self.matrices.shape[-1], "images": images}
 
-    def _group(self, index: int) -> str:
-        return f"image {index}"
+    def _captions(self) -> list[str]:
+        """What stands below the pictures of one image."""
+        several = len(self.channels) > 1
+        offsets = self.columns[:-1]
+        matrices = [f"{channel} {one}" if several else one for channel in self.channels for one in offsets]
+        return ["levels", *matrices]
 
-    def _drawn(self) -> list[tuple[str, str, Image.Image]]:
-        return [(self._group(index), caption, picture) for index, caption, picture in self._numbered()]
-
-    def _numbered(self) -> list[tuple[int, str, Image.Image]]:
-        """The number of the image, a caption and a picture, for every picture."""
-        found = []
-        for index in range(len(self)):
-            found.append((index, "levels", _reduced(self.levels[index], self.matrices.shape[-1])))
-            for channel, several in zip(self.channels, self.matrices[index], strict=True):
-                for column, matrix in zip(self.columns, several, strict=False):
-                    named = [channel] * (len(self.channels) > 1) + [column]
-                    found.append((index, " ".join(named), _matrix(matrix)))
-        return found
+    def _drawn(self, index: int) -> list[tuple[str, Image.Image]]:
+        """The captions and pictures of one image."""
+        levels = _reduced(self.levels[index], self.matrices.shape[-1])
+        pictures = [levels, *(_matrix(one) for one in self.matrices[index].flatten(0, 1))]
+        return list(zip(self._captions(), pictures, strict=True))
 
     def _arrays(self) -> dict[str, Tensor]:
         return {"the matrices": self.matrices, "the features": self.values}

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, TypeVar, get_args
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from opsin.base.choices import Convention
@@ -143,20 +143,3 @@ def _numbers(name: str, text: str, kind: type[Number]) -> list[Number]:
     raise InputError(
         f"{name} must be numbers with commas between, at most {LARGEST_NUMBER}, not {shown(text)}"
     )
-
-
-def masks_of(masks: Sequence[Tensor], images: Float[Tensor, "n 3 h w"]) -> Bool[Tensor, "n h w"]:
-    """Where the pixels of each image count: everywhere, or where its mask, or the only one, is white.
-
-    Raises `InputError` on masks of another number or size.
-    """
-    if not masks:
-        return torch.ones_like(images[:, 0], dtype=torch.bool)
-    if len(masks) not in (1, len(images)):
-        raise InputError(f"{len(masks)} masks for {len(images)} images: give one for all, or one for each")
-    for mask in masks:
-        if mask.shape[-2:] != images.shape[-2:]:
-            sizes = [f"{one.shape[-1]}x{one.shape[-2]}" for one in (mask, images)]
-            raise InputError(f"a mask of {sizes[0]} pixels for an image of {sizes[1]}: make it as large")
-    white = torch.cat([mask.mean(1) > 0.5 for mask in masks])  # (1 or n, h, w)
-    return white.expand(len(images), -1, -1)

@@ -70,6 +70,7 @@ HARALICK: dict[Feature, int] = {  # the numbers of the features in the paper of 
     "information_correlation_2": 13,
     "maximal_correlation": 14,
 }
+SIGNED: tuple[Feature, ...] = ("correlation", "cluster_shade", "information_correlation_1")
 SMALL = 1e-12  # a share or a variance below it is zero
 
 
@@ -113,6 +114,14 @@ def features(
     """The features of these names; `maximal` is the maximal correlation, which no distribution gives."""
     values = _Values(found, rules, maximal)
     return {name: getattr(values, name)() for name in names}
+
+
+def features_of(
+    shares: Float[Tensor, "*n L L"], rules: Rules, names: tuple[Feature, ...]
+) -> Float[Tensor, "*n f"]:
+    """The features of matrices of shares, in the order of their names."""
+    found = features(distributions(shares), rules, names, maximal_correlation(shares))
+    return torch.stack([found[name] for name in names], -1)
 
 
 def maximal_correlation(shares: Float[Tensor, "*n L L"]) -> Float[Tensor, "*n"]:

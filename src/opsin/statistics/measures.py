@@ -1,4 +1,4 @@
-"""How far a texture is from its sample, by what different ways to new texture are after."""
+"""How far a texture is from its sample, by several measures, some of which a technique minimises."""
 
 from collections.abc import Sequence
 
@@ -8,14 +8,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from opsin.statistics.cooccurrence import RULES, Offset, matrices
-from opsin.statistics.haralick import NAMES, distributions, features, maximal_correlation
+from opsin.statistics.haralick import NAMES, SIGNED, features_of
 from opsin.statistics.levels import Levels, channels
 from opsin.statistics.pyramids import CORRELATED, Statistics, multiple, scales_of
 from opsin.statistics.spectrum import radial_power
 
 LEVELS = 16  # grey levels, of equal width from black to white
 DISTANCES = (1, 4)  # pixels, in four directions each
-SIGNED = ("correlation", "cluster_shade", "information_correlation_1")  # of which there is no ratio
 LEAST = 1e-6  # a feature or a power below it counts as this
 BANDS = 16  # of the spectrum
 SCALES, ORIENTATIONS = 4, 4  # of the wavelets, fewer of a small picture
@@ -32,7 +31,8 @@ def cooccurrence_distance(one: Float[Tensor, "1 3 h w"], other: Float[Tensor, "1
     return float((logs[0] - logs[1]).abs().mean())
 
 
-def _features(image: Float[Tensor, "1 3 h w"]) -> Float[Tensor, "features offsets"]:
+def _features(image: Float[Tensor, "1 3 h w"]) -> Float[Tensor, "offsets features"]:
+    """The logarithms of the features that have no sign, so that their ratios are differences."""
     grey = channels(image, colour=False)[0, 0]
     levels = Levels(LEVELS).of(grey, torch.ones_like(grey, dtype=torch.bool))
     offsets: list[Offset] = [
@@ -43,8 +43,7 @@ def _features(image: Float[Tensor, "1 3 h w"]) -> Float[Tensor, "features offset
     counts = matrices(levels[None], offsets, LEVELS, symmetric=True)[0]
     shares = counts / counts.sum((-1, -2), keepdim=True)
     names = tuple(name for name in NAMES if name not in SIGNED)
-    found = features(distributions(shares), RULES["ibsi"], names, maximal_correlation(shares))
-    return torch.stack([found[name] for name in names]).clamp(min=LEAST).log()
+    return features_of(shares, RULES["ibsi"], names).clamp(min=LEAST).log()
 
 
 def spectrum_distance(one: Float[Tensor, "1 3 h w"], other: Float[Tensor, "1 3 H W"]) -> float:
@@ -69,13 +68,13 @@ def wavelet_distance(one: Float[Tensor, "1 3 h w"], other: Float[Tensor, "1 3 H 
 
 
 def copied(made: Float[Tensor, "1 3 h w"], sample: Float[Tensor, "1 3 H W"]) -> float:
-    """The share of the 8 x 8 patches of a texture that are in the sample word for word, as bytes."""
+    """The share of the 8 x 8 patches of a texture that are in the sample pixel for pixel, as bytes."""
     found, known = (_signatures(image) for image in (made, sample))
     return float(np.isin(found, known).mean())
 
 
 def _signatures(image: Float[Tensor, "1 3 h w"]) -> Int[np.ndarray, " patches"]:
-    """A number for the bytes of every patch: a random sum of them, which no two patches share by chance."""
+    """A number for the bytes of every patch: a random sum of them, which differs where the patches do."""
     values = (image[0] * BYTES).round().long().cpu()
     draw = torch.Generator().manual_seed(0)
     weights = torch.randint(-(2**62), 2**62, (3, PATCH, PATCH), generator=draw)

@@ -3,7 +3,8 @@
 A window's counts are a sum over a box, and a sum over a box is four sums over everything above and to the
 left of its corners: a pixel costs the same whatever the window. Several counters are packed into one 64-bit
 number, since sums of packed numbers are packed sums; what overflows on the way cancels in the differences.
-The picture is worked in bands of rows, so that memory does not grow with its height, and no matrix is kept.
+The picture is worked in bands of rows, so that the memory needed beside the maps does not grow with its
+height, and no matrix is kept.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,7 +20,7 @@ from torch.nn.functional import pad
 from opsin.base.choices import Feature, Over
 from opsin.base.errors import InputError
 from opsin.statistics.cooccurrence import Offset, Rules, pairs
-from opsin.statistics.haralick import Distributions, features, maximal_correlation
+from opsin.statistics.haralick import NAMES, Distributions, features, maximal_correlation
 from opsin.statistics.levels import OUTSIDE
 
 BAND = 2**15  # pixels that are worked at once, so that they stay in the processor's cache
@@ -49,6 +50,7 @@ SUMS: frozenset[Feature] = frozenset(
 )
 INFORMATION: frozenset[Feature] = frozenset({"information_correlation_1", "information_correlation_2"})
 SINGLE: frozenset[Feature] = frozenset({"joint_average", "joint_variance", "correlation"})
+DIFFERENCES: frozenset[Feature] = frozenset(NAMES) - JOINT - SINGLE - SUMS | {"autocorrelation"}
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,7 @@ class Windows:
                 (count, asked & (SINGLE | INFORMATION)),
                 (count, asked & (SINGLE | INFORMATION)),
                 (2 * count - 1, asked & SUMS),
-                (count, asked - JOINT - SINGLE - SUMS or "autocorrelation" in asked),
+                (count, asked & DIFFERENCES),
             )
         )
         for (i, j), number in self._joint_counts(boxes):
@@ -160,7 +162,7 @@ class Windows:
             counted = torch.stack([part for _, part in self._counts(boxes, size, *kinds)])
             return counted / (whole * len(kinds))
 
-        none = whole.new_zeros(count, *whole.shape)
+        none = whole.new_zeros(0, *whole.shape)
         asked = set(self.names)
         first = second = none
         if asked & SINGLE:
@@ -169,8 +171,7 @@ class Windows:
             else:
                 first, second = shares(count, "first"), shares(count, "second")
         sums = shares(2 * count - 1, "sums") if asked & SUMS else none
-        only_single = asked <= (SINGLE | SUMS) - {"autocorrelation"}
-        differences = none if only_single else shares(count, "differences")
+        differences = shares(count, "differences") if asked & DIFFERENCES else none
         return Distributions(first, second, sums, differences, {}), number
 
     def _joint_counts(self, boxes: "list[_Boxes]") -> Iterator[tuple[tuple[int, int], Tensor]]:

@@ -10,10 +10,11 @@ from opsin.images.tensors import resized
 from opsin.optimise.climb import Climb
 from opsin.optimise.growing import grow
 from opsin.optimise.pixels import PixelByPixel
-from opsin.optimise.samples import new_textures, one_for_each
-from opsin.registry.kinds import Arg
+from opsin.optimise.samples import new_textures
+from opsin.registry.kinds import Arg, SampleSide, TextureWidth
 from opsin.registry.technique import technique
 from opsin.results.pictures import Pictures
+from opsin.statistics.masks import one_for_each
 
 
 @technique(
@@ -35,13 +36,11 @@ def efros_leung(
             most=MOST_TEXTURE,
         ),
     ] = None,
-    width: Annotated[int | None, Arg("width of the new texture, pixels", least=16, most=MOST_TEXTURE)] = None,
-    source: Annotated[
-        int, Arg("longer side that the sample is reduced to, pixels", least=16, most=MOST_TEXTURE)
-    ] = 128,
+    width: TextureWidth = None,
+    source: SampleSide = 128,
     hole: Annotated[
         Sequence[Tensor],
-        Arg("picture as large as the photo: its white part is filled, and no more", "images"),
+        Arg("picture as large as the photo: its white part is filled, the rest is kept", "images"),
     ] = (),
     seed: Annotated[int, Arg("random seed of the choices", least=0)] = 0,
 ) -> Pictures:
@@ -64,10 +63,10 @@ def efros_leung(
     holes = one_for_each("hole", hole, images)
 
     def way(label: str, sample: Tensor, wanted: tuple[int, int]) -> Climb:
-        gap = holes.pop(0) if holes else None
-        if gap is None:
-            return grow(label, PixelByPixel(sample, window, wanted, seed, None))
-        missing = resized(gap, (sample.shape[2], sample.shape[3]))[0].mean(0) > 0.5
-        return grow(label, PixelByPixel(sample, window, (sample.shape[2], sample.shape[3]), seed, missing))
+        missing = None
+        if holes:
+            wanted = (sample.shape[2], sample.shape[3])
+            missing = resized(holes.pop(0), wanted)[0].mean(0) > 0.5
+        return grow(label, PixelByPixel(sample, window, wanted, seed, missing))
 
     return new_textures(images, source, size or 128, width, way, window)

@@ -10,9 +10,10 @@ from opsin.base.job import note
 from opsin.registry.kinds import Arg
 from opsin.registry.technique import technique
 from opsin.results.cooccurrence import Cooccurrence
-from opsin.statistics.cooccurrence import in_words, masks_of, matrices, offsets_of, rules_of
-from opsin.statistics.haralick import NAMES, distributions, features, maximal_correlation
+from opsin.statistics.cooccurrence import in_words, matrices, offsets_of, rules_of
+from opsin.statistics.haralick import NAMES, features_of
 from opsin.statistics.levels import Levels, channels
+from opsin.statistics.masks import masks_of
 
 COLOURS = {False: ("brightness",), True: ("red", "green", "blue")}
 
@@ -55,8 +56,8 @@ def glcm(
 
     p(i, j) is the number of pixels of level i whose neighbour at the offset (Δrow, Δcolumn) has level j, as a
     share of all pairs; both must lie in the picture and in the mask. The equations of the features are in
-    `opsin.statistics.haralick`: IBSI's 25, and of Haralick's 14 those that go by another name and f14. f7 is
-    taken about f6 (the paper prints f8), f14 from the paper's Q.
+    `opsin.statistics.haralick`: IBSI's 25, which hold 13 of Haralick's 14 under IBSI's names, and Haralick's
+    f14. f7 is taken about f6 (the paper prints f8), f14 from the paper's Q.
 
     Conventions: `ibsi` numbers levels from 1, takes binary logarithms, and an offset at distance d and 45° is
     (d, d), up and to the right; `haralick` is the same with natural logarithms; `scikit-image` numbers from
@@ -81,16 +82,11 @@ def glcm(
     counts = matrices(reduced.flatten(0, 1), where, levels, symmetric=symmetric)  # (n c, k, L, L)
     counts = counts.unflatten(0, values.shape[:2])
     shares = counts / counts.sum((-1, -2), keepdim=True)
-
-    def measured(matrix: Float[Tensor, "*n L L"]) -> Float[Tensor, "*n f"]:
-        found = features(distributions(matrix), rules, NAMES, maximal_correlation(matrix))
-        return torch.stack([found[name] for name in NAMES], -1)
-
-    each = measured(shares)
-    whole = counts.sum(2, keepdim=True)
+    each = features_of(shares, rules, NAMES)
     together = each.mean(2, keepdim=True)
     if over == "merged":
-        together = measured(whole / whole.sum((-1, -2), keepdim=True))
+        whole = counts.sum(2, keepdim=True)
+        together = features_of(whole / whole.sum((-1, -2), keepdim=True), rules, NAMES)
     return Cooccurrence(
         images,
         reduced.to(torch.float32),

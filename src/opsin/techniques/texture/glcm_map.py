@@ -10,11 +10,11 @@ from opsin.base.job import note, steps
 from opsin.registry.kinds import Arg
 from opsin.registry.technique import technique
 from opsin.results.heatmap import Heatmap
-from opsin.statistics.cooccurrence import masks_of, offsets_of, rules_of
+from opsin.statistics.cooccurrence import offsets_of, rules_of
+from opsin.statistics.haralick import SIGNED
 from opsin.statistics.levels import Levels, channels
+from opsin.statistics.masks import masks_of
 from opsin.statistics.windows import Windows
-
-SIGNED = ("correlation", "cluster_shade", "information_correlation_1")
 
 
 @technique(

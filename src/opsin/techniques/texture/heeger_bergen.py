@@ -4,14 +4,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from opsin.base.choices import MOST_TEXTURE
 from opsin.optimise.climb import Climb
-from opsin.optimise.growing import Growth, grow
+from opsin.optimise.growing import PrincipalGrowth, grow
 from opsin.optimise.samples import new_textures
-from opsin.registry.kinds import Arg
+from opsin.registry.kinds import Arg, SampleSide, TextureHeight, TextureWidth
 from opsin.registry.technique import technique
 from opsin.results.pictures import Pictures
-from opsin.statistics.pyramids import by_rank, multiple, principal, quantiles, scales_of, steerable
+from opsin.statistics.pyramids import by_rank, quantiles, steerable
 from opsin.statistics.spectrum import periodic
 
 COARSEST = 4  # pixels along the shorter side of the coarsest band
@@ -26,14 +25,10 @@ ORIENTATIONS = 4  # as in the paper
 )
 def heeger_bergen(
     images: Float[Tensor, "n 3 h w"],
-    size: Annotated[
-        int, Arg("height of the new texture and, by default, its width, pixels", least=16, most=MOST_TEXTURE)
-    ] = 256,
-    width: Annotated[int | None, Arg("width of the new texture, pixels", least=16, most=MOST_TEXTURE)] = None,
-    source: Annotated[
-        int, Arg("longer side that the sample is reduced to, pixels", least=16, most=MOST_TEXTURE)
-    ] = 256,
-    scales: Annotated[int, Arg("scales of the pyramid, fewer of a small sample", least=1, most=8)] = 4,
+    size: TextureHeight = 256,
+    width: TextureWidth = None,
+    source: SampleSide = 256,
+    scales: Annotated[int, Arg("scales of the pyramid, fewer for a small sample", least=1, most=8)] = 4,
     steps: Annotated[int, Arg("number of passes over the pyramid", least=1)] = 10,
     seed: Annotated[int, Arg("random seed of the noise", least=0)] = 0,
 ) -> Pictures:
@@ -55,31 +50,18 @@ def heeger_bergen(
     return new_textures(images, source, size, width, way, 2 * COARSEST)
 
 
-class _Passes(Growth):
-    """The picture in the sample's principal colours, larger than what is wanted where it must be halved."""
+class _Passes(PrincipalGrowth):
+    """The picture, and the values that its bands and its pixels are to have."""
 
     def __init__(self, sample: Tensor, size: tuple[int, int], scales: int, steps: int, seed: int) -> None:
-        self.wanted = size
-        own = (sample.shape[2], sample.shape[3])
-        scales = scales_of([own, size], scales, COARSEST)
-        height, width = multiple(own, scales, up=False)
-        self.directions, self.mean = principal(sample)
-        turned = torch.einsum("dk,ndhw->nkhw", self.directions, sample - self.mean)
-        channels = turned[..., :height, :width]
-        place = multiple(size, scales, up=True)
-        generator = torch.Generator().manual_seed(seed)
-        noise = torch.randn(1, channels.shape[1], *place, generator=generator, dtype=torch.float64)
-        super().__init__(noise.to(sample), steps, seed)
-        self.pyramid = steerable(place, scales, ORIENTATIONS, sample)
-        bands = steerable((height, width), scales, ORIENTATIONS, sample)(periodic(channels))
+        super().__init__(sample, size, scales, COARSEST, steps, seed)
+        channels = self.turned[..., : self.cut[0], : self.cut[1]]
+        self.pyramid = steerable(self.place, self.scales, ORIENTATIONS, sample)
+        bands = steerable(self.cut, self.scales, ORIENTATIONS, sample)(periodic(channels))
         made = self.pyramid(self.picture)
         self.bands = {name: _ordered(bands[name], band) for name, band in made.items()}
         self.pixels = _ordered(channels, self.picture)
         self.picture.copy_(_like(self.picture, self.pixels))
-
-    def images(self) -> Float[Tensor, "1 3 h w"]:
-        back = torch.einsum("dk,nkhw->ndhw", self.directions, self.picture) + self.mean
-        return back[..., : self.wanted[0], : self.wanted[1]].clamp(0, 1)
 
     def advance(self) -> float:
         """One pass."""

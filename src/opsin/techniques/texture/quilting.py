@@ -11,7 +11,7 @@ from opsin.optimise.climb import Climb
 from opsin.optimise.growing import grow
 from opsin.optimise.quilt import BlockByBlock
 from opsin.optimise.samples import new_textures
-from opsin.registry.kinds import Arg
+from opsin.registry.kinds import Arg, SampleSide, TextureWidth
 from opsin.registry.technique import technique
 from opsin.results.pictures import Pictures
 from opsin.statistics.levels import channels
@@ -34,10 +34,8 @@ def quilting(
             most=MOST_TEXTURE,
         ),
     ] = None,
-    width: Annotated[int | None, Arg("width of the new texture, pixels", least=16, most=MOST_TEXTURE)] = None,
-    source: Annotated[
-        int, Arg("longer side that the sample is reduced to, pixels", least=16, most=MOST_TEXTURE)
-    ] = 256,
+    width: TextureWidth = None,
+    source: SampleSide = 256,
     onto: Annotated[
         Sequence[Tensor], Arg("photo that is made of the texture; its longer side becomes the size", "images")
     ] = (),

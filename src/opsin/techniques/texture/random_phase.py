@@ -4,10 +4,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from opsin.base.choices import MOST_TEXTURE
 from opsin.optimise.climb import Climb
 from opsin.optimise.samples import new_textures
-from opsin.registry.kinds import Arg
+from opsin.registry.kinds import Arg, SampleSide, TextureHeight, TextureWidth
 from opsin.registry.technique import technique
 from opsin.results.pictures import Pictures
 from opsin.statistics.spectrum import spot
@@ -21,13 +20,9 @@ from opsin.statistics.spectrum import spot
 )
 def random_phase(
     images: Float[Tensor, "n 3 h w"],
-    size: Annotated[
-        int, Arg("height of the new texture and, by default, its width, pixels", least=16, most=MOST_TEXTURE)
-    ] = 256,
-    width: Annotated[int | None, Arg("width of the new texture, pixels", least=16, most=MOST_TEXTURE)] = None,
-    source: Annotated[
-        int, Arg("longer side that the sample is reduced to, pixels", least=16, most=MOST_TEXTURE)
-    ] = 256,
+    size: TextureHeight = 256,
+    width: TextureWidth = None,
+    source: SampleSide = 256,
     seed: Annotated[int, Arg("random seed of the phases", least=0)] = 0,
 ) -> Pictures:
     """A texture with the sample's spectrum and random phases: y = m + F⁻¹(|û| e^{i(arg û + θ)}).
@@ -37,7 +32,7 @@ def random_phase(
     a size that is larger than the sample, û is that of the sample in a field of its mean, as in the paper; of
     a smaller one, a part is cut out of a texture of the sample's size. Values beyond [0, 1] are clipped.
 
-    It is the control that all other ways to new texture are to be compared to.
+    It is the control to which every other technique that makes a texture should be compared.
     """
 
     def way(_: str, sample: Tensor, wanted: tuple[int, int]) -> Climb:

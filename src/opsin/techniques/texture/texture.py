@@ -6,11 +6,11 @@ from torch import Tensor
 
 from opsin.base.choices import MOST_PIXELS, Optimiser
 from opsin.base.errors import InputError
-from opsin.images.tensors import longest, resized
 from opsin.network.model import Model
 from opsin.network.shortcuts.pooling import AveragePooling
 from opsin.optimise.climb import climb
 from opsin.optimise.recipe import Recipe
+from opsin.optimise.samples import sample_of
 from opsin.optimise.textures import (
     DEFAULT_RATES,
     first_activations,
@@ -82,8 +82,8 @@ def texture(
         raise InputError(f"texture: a spectrum is that of the whole picture: tile must be at least {size}")
     panels: list[Picture] = []
     numbers: dict[str, Tensor] = {}
-    for index, image in enumerate(images):
-        photo = resized(image[None], longest(image[None], min(source, max(image.shape[-2:]))))
+    for index, image in enumerate(images.split(1)):
+        photo = sample_of(image, source, 1)
         with AveragePooling() if pooling == "average" else nullcontext():
             sample = mirrored(photo, size)
             target = texture_objective(model, sample, layers or first_activations(model))
