@@ -1,4 +1,4 @@
-"""The command that makes textures of a sample by every way."""
+"""The command that makes textures of a sample by every technique."""
 
 from pathlib import Path
 
@@ -34,10 +34,15 @@ PIXELS = click.IntRange(32, MOST_TEXTURE)
     show_default=True,
     help="Longer side that the sample is reduced to, pixels.",
 )
-@click.option("--way", "ways", multiple=True, help="Way to take; may be repeated. By default all.")
+@click.option("--way", "ways", multiple=True, help="Technique to use; may be repeated. By default all.")
 @SET
 @click.option(
-    "--seed", cls=Once, type=click.IntRange(0), default=0, show_default=True, help="Random seed of all."
+    "--seed",
+    cls=Once,
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Random seed of every technique.",
 )
 @click.option(
     "--no-network", is_flag=True, help="Leave out what needs a network: texture, and the Gram measure."
@@ -58,7 +63,7 @@ def textures(
     weights: str | None,
     folder: str | None,
 ) -> None:
-    """Make new textures of SAMPLE by every way, side by side on one page, and measure them."""
+    """Make new textures of SAMPLE by every technique, side by side on one page, and measure them."""
     from opsin.base.folders import PAGE, writing
     from opsin.pages.textures import textures as run
 

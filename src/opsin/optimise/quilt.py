@@ -57,7 +57,7 @@ class BlockByBlock(Growth):
         """One block."""
         number, row, column = self.jobs[self.number]
         blocks = self.blocks[number]
-        side, overlap = blocks.side, max(1, blocks.side // OVERLAP)
+        side, overlap = blocks.side, _overlap(blocks.side)
         there = (slice(row, row + side), slice(column, column + side))
         old = self.picture[0][:, *there].double()
         shared = old.new_zeros(side, side)
@@ -80,9 +80,14 @@ class BlockByBlock(Growth):
         return -float(error[place])
 
 
+def _overlap(side: int) -> int:
+    """How many pixels neighbouring blocks share."""
+    return max(1, side // OVERLAP)
+
+
 def _starts(most: int, side: int) -> list[int]:
     """Where blocks begin so that they cover a length, each overlapping the one before."""
-    step = side - max(1, side // OVERLAP)
+    step = side - _overlap(side)
     return list(range(0, max(1, most - side + step), step))
 
 

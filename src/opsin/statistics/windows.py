@@ -47,9 +47,11 @@ SUMS: frozenset[Feature] = frozenset(
         "cluster_shade",
         "cluster_prominence",
     }
-)
+)  # that need the distribution of sums
 INFORMATION: frozenset[Feature] = frozenset({"information_correlation_1", "information_correlation_2"})
+# those that need the distributions of single levels; they are found from p(i, j) for INFORMATION too
 SINGLE: frozenset[Feature] = frozenset({"joint_average", "joint_variance", "correlation"})
+# those that need the distribution of differences
 DIFFERENCES: frozenset[Feature] = frozenset(NAMES) - JOINT - SINGLE - SUMS | {"autocorrelation"}
 
 
