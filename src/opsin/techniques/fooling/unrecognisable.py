@@ -23,7 +23,7 @@ RATES = {"direct": 0.01, "cppn": 0.03}  # of Adam, in colours and in weights; fo
     title="Unrecognisable picture",
     paper="Nguyen, Yosinski, Clune: Deep Neural Networks are Easily Fooled: High Confidence Predictions for "
     "Unrecognizable Images, 2014 (arXiv:1412.1897), 3",
-    reading="A picture that means nothing to us, and of which the network is sure.",
+    reading="A picture that means nothing to us, although the network is sure what it shows.",
     cost=600,
     iterative=True,
 )
@@ -43,7 +43,7 @@ def unrecognisable(
     ] = None,
     seed: Annotated[int, Arg("random seed of the noise or the weights", least=0)] = 0,
 ) -> Pictures:
-    """A picture of which the network is as sure as possible that it shows a class: arg max_x log p_t(x).
+    """A picture that the network takes for a class as surely as possible: arg max_x log p_t(x).
 
     `direct` climbs over pixels from noise, `cppn` over the weights of a network that computes the colour of
     a pixel from its place (`opsin.optimise.cppn.Cppn`), whose pictures are smooth and repeat themselves.

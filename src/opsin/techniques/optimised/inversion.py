@@ -62,7 +62,7 @@ def inversion(
     By default six layers from the first to the last. Departs from the paper: the same objective is
     minimised by L-BFGS over the spectrum (`canvas.Fourier`), which keeps the image in [0, 1] and brings
     colours back, in place of gradient descent with momentum over pixels; λ_β is smaller than the paper's 0.5
-    to 50. A picture whose feature error stays above 0.5 is said to be far from the features.
+    to 50. A caution names a layer at which the feature error of a picture stays above 0.5.
     """
     chosen = dict.fromkeys(layers or spread(model))  # a layer that is named twice is inverted once
     mean, _ = model.statistics()
