@@ -75,7 +75,7 @@ def stages(steps: int) -> list[int]:
 
 
 class _Stages:
-    """For every photo: the place before, the best so far, the size of the step, and how the stage has gone."""
+    """For every photo: the place before, the best so far, the step size, and how the stage has gone."""
 
     def __init__(self, start: Tensor, ball: Ball, ends: list[int]) -> None:
         self.ball, self.ends, self.number = ball, ends, 0
